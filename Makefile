@@ -1,0 +1,49 @@
+# Two commands do everything from nothing: `make quickstart` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help install quickstart smoke test test-fast check docs wheel bench clean
+
+help:  ## Show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+install: $(STAMP)  ## Make .venv with everything in it
+
+quickstart: $(STAMP)  ## The main job: build the zoo, search, confirm, report, export, load
+	$(BIN)/evomerge zoo build
+	$(BIN)/evomerge run quickstart --out runs/quickstart
+	$(BIN)/evomerge export runs/quickstart
+	$(BIN)/python -W ignore experiments/ask.py runs/quickstart/model
+
+test: $(STAMP)  ## All tests
+	$(BIN)/evomerge zoo build
+	$(BIN)/python -m pytest
+
+test-fast: $(STAMP)  ## The tests that take less than about 20 seconds each
+	$(BIN)/evomerge zoo build
+	$(BIN)/python -m pytest -m 'not slow'
+
+check: $(STAMP)  ## Lint, types, import direction
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+wheel: $(STAMP)  ## Build the wheel and check what is in it
+	rm -rf dist
+	$(BIN)/python -m build --wheel --outdir dist .
+	$(BIN)/check-wheel-contents dist/*.whl
+
+bench: $(STAMP)  ## Overhead of a trial, and trials per minute against mergekit + lm_eval
+	$(BIN)/python benchmarks/overhead.py
+
+clean:  ## Remove what the commands above made, the zoo's cache excepted
+	rm -rf $(VENV) runs dist build

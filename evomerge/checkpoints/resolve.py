@@ -1,0 +1,104 @@
+"""From a model reference to a folder on this machine: a folder, a model of the zoo, or a Hub id.
+
+The Hub's client is imported only when a reference needs it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from evomerge.errors import CheckpointError, suggest
+
+ZOO_VERSION = "1"  # raised when the zoo's models change, so that old caches are not taken for new ones
+DOWNLOADED = ("*.safetensors", "*.json", "*.model", "*.jinja", "*.txt", "*.tiktoken", "tokenizer*")
+NOT_DOWNLOADED = ("original/*", "consolidated*", "onnx/*", "*.gguf")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+def cache_folder() -> Path:
+    """Return where evomerge keeps what it can make again: ``$EVOMERGE_CACHE``, else a folder of the user's cache."""
+    if chosen := os.environ.get("EVOMERGE_CACHE"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "evomerge"
+
+
+def zoo_folder() -> Path:
+    """Return where the zoo's models of this version lie, built or not."""
+    return cache_folder() / "zoo" / ZOO_VERSION
+
+
+def resolve(reference: str, *, offline: bool = False, base_folder: Path | None = None) -> Path:
+    """Return the folder of the model that ``reference`` names; downloads it when it is a Hub id.
+
+    Tried in this order: an existing folder, a model of the zoo (``zoo/base``), a Hub id (``owner/name`` or
+    ``owner/name@revision``).
+
+    Args:
+        offline: look for Hub ids in the local cache only (``HF_HUB_OFFLINE=1`` does the same).
+        base_folder: what relative folders are relative to (an experiment file's folder), before the current folder.
+
+    Raises:
+        CheckpointError: nothing was found; says what was tried and the nearest names.
+    """
+    if (folder := _existing_folder(reference, base_folder)) is not None:
+        return folder
+    if reference.startswith("zoo/"):
+        return _zoo_model(reference)
+    if "+" in reference:
+        raise CheckpointError(
+            f"{reference!r}: LoRA adapters ('base+adapter') are not supported yet; merge the adapter into its base"
+        )
+    name, _, revision = reference.partition("@")
+    if not _HUB_ID.fullmatch(name):
+        raise CheckpointError(f"{reference!r}: no such folder; {_neighbours(reference, base_folder)}")
+    return _download(reference, name, revision or None, offline)
+
+
+def _existing_folder(reference: str, base_folder: Path | None) -> Path | None:
+    path = Path(reference).expanduser()
+    candidates = [base_folder / path] if base_folder is not None else []
+    return next((p.absolute() for p in (*candidates, path) if p.is_dir()), None)
+
+
+def _neighbours(reference: str, base_folder: Path | None) -> str:
+    path = (base_folder or Path()) / Path(reference).expanduser()
+    if not path.parent.is_dir():
+        return f"nor is there a folder {path.parent}"
+    names = [p.name for p in path.parent.iterdir() if p.is_dir()]
+    return f"in {path.parent.absolute()}: {suggest(path.name, names)}"
+
+
+def _zoo_model(reference: str) -> Path:
+    folder = zoo_folder()
+    built = [f"zoo/{p.name}" for p in folder.iterdir() if (p / "config.json").is_file()] if folder.is_dir() else []
+    if not built:
+        raise CheckpointError(f"{reference!r}: the zoo is not built (no models in {folder}); run `evomerge zoo build`")
+    if reference not in built:
+        raise CheckpointError(f"{reference!r}: no such model in the zoo ({folder}); {suggest(reference, built)}")
+    return folder / reference.removeprefix("zoo/")
+
+
+def _download(reference: str, name: str, revision: str | None, offline: bool) -> Path:
+    from huggingface_hub import constants, snapshot_download
+
+    offline = offline or constants.HF_HUB_OFFLINE
+    try:
+        path = snapshot_download(
+            name,
+            revision=revision,
+            allow_patterns=list(DOWNLOADED),
+            ignore_patterns=list(NOT_DOWNLOADED),
+            local_files_only=offline,
+            etag_timeout=5,
+        )
+    # The client raises its own, the standard library's and its HTTP library's errors.
+    except Exception as error:
+        where = "the local Hub cache (offline)" if offline else f"the Hub ({constants.ENDPOINT})"
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"{reference!r}: tried as a folder and in {where}, without success: {reason}\n"
+            "    → check the spelling; for a private or gated model log in with `hf auth login`"
+        ) from error
+    return Path(path)

@@ -1,0 +1,53 @@
+"""``evomerge export``: the model folder, and the Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path), required=False)
+@click.option("--trial", type=click.IntRange(min=0), metavar="N", help="Export trial N instead of the pick.")
+@click.option("--pick", metavar="RULE", help="Pick anew among the confirmed: best-mean, knee, objective:NAME, trial:N.")
+@click.option("--push", metavar="REPO", help="Upload to the Hub repository NAMESPACE/NAME; re-run to resume an upload.")
+@click.option("--public", is_flag=True, help="Make the repository public; it is private otherwise.")
+@click.option("--dry-run", is_flag=True, help="Print the model card and write nothing.")
+def command(
+    run: Path, out: Path | None, trial: int | None, pick: str | None, push: str | None, public: bool, dry_run: bool
+) -> None:
+    """Write the winner of RUN to the folder OUT (default RUN/model), check it, and push it if asked.
+
+    The folder loads with transformers alone. It is loaded again and asked the same items; its responses must equal
+    the trial's.
+    """
+    from evomerge.experiments.export_run import choose, describe, export
+    from evomerge.experiments.run_folder import RunFolder
+    from evomerge.export import push as upload
+    from evomerge.export import render_card, validate_repo_id
+
+    if push:
+        validate_repo_id(push)
+    number = choose(run, trial=trial, pick=pick)
+    if dry_run:
+        click.echo(render_card(describe(run, number)[2]))
+        return
+    folder = out or RunFolder(run).model
+    if push and is_export_of(folder, run, number):
+        click.echo(f"{folder} holds trial {number} already")
+    else:
+        exported = export(run, folder, number, click.echo)
+        click.echo(f"{exported.folder}: trial {number}, {exported.responses_checked} responses equal the trial's")
+    if push:
+        click.echo(upload(folder, push, private=not public))
+
+
+def is_export_of(folder: Path, run: Path, number: int) -> bool:
+    """Whether ``folder`` is a finished export of that trial (an upload is being resumed)."""
+    from evomerge.experiments.export_run import describe
+    from evomerge.recipes import read_recipe
+
+    written = folder / "recipe.yaml"
+    return written.is_file() and read_recipe(written).hash == describe(run, number)[1].hash

@@ -1,0 +1,31 @@
+"""What ``run`` and ``resume`` print at the end."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from evomerge.experiments.run import Ended
+
+
+def conclude(ended: Ended) -> None:
+    """Write the report and print the table of a finished run; tell how to resume an interrupted one."""
+    from rich.console import Console
+
+    from evomerge.cli import INTERRUPTED
+    from evomerge.experiments.summarise import summarise
+    from evomerge.reports import confirmation_table, write_report
+
+    path = ended.folder.path
+    if not ended.finished:
+        click.echo(f"stopped after {ended.trials} of {ended.budget} trials; go on with: evomerge resume {path}")
+        sys.exit(INTERRUPTED)
+    summary = summarise(path)
+    write_report(summary, ended.folder.report)
+    Console().print(confirmation_table(summary))
+    for flag in summary.flags:
+        click.secho(f"flag: {flag}", fg="yellow")
+    click.echo(f"report: {ended.folder.report}\nexport: evomerge export {path} {ended.folder.model}")

@@ -1,0 +1,40 @@
+"""``evomerge run``: launch a search, or go on with a finished one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from evomerge.cli.outcome import conclude
+
+
+@click.command()
+@click.argument("experiment")
+@click.option("--out", type=click.Path(path_type=Path), help="The run folder. [default: runs/NAME]")
+@click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override a field of the file; repeatable.")
+@click.option("--extend-trials", type=click.IntRange(min=1), metavar="N", help="Add N trials to the run EXPERIMENT or --out.")
+@click.option("--ray-address", help="Use the Ray cluster at this address (`auto`, `ray://host:10001`).")
+def command(
+    experiment: str, out: Path | None, overrides: tuple[str, ...], extend_trials: int | None, ray_address: str | None
+) -> None:
+    """Launch the search in EXPERIMENT: a file, a shipped name (`evomerge ls`), or a mergekit-evolve file.
+
+    Example: evomerge run quickstart --out runs/first --set budget.trials=50
+    """
+    from evomerge.cli.display import make_display
+    from evomerge.experiments.schema import read_experiment
+
+    if extend_trials is not None:
+        from evomerge.experiments.run import resume
+
+        folder = out or Path(experiment)
+        with make_display() as display:
+            ended = resume(folder, display, ray_address=ray_address, extend_trials=extend_trials)
+    else:
+        config = read_experiment(experiment, overrides)
+        from evomerge.experiments.run import start
+
+        with make_display() as display:
+            ended = start(config, out or Path("runs") / config.name, display, ray_address=ray_address)
+    conclude(ended)

@@ -1,0 +1,31 @@
+"""``evomerge status``: where a run stands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+def command(run: Path) -> None:
+    """Say where RUN stands: trials done, best so far, and what to do next."""
+    from evomerge.experiments.summarise import summarise
+
+    summary = summarise(run)
+    failed = f", {len(summary.failed)} failed" if summary.failed else ""
+    click.echo(f"{summary.name}: {summary.status}, {len(summary.trials)} of {summary.budget} trials{failed}")
+    for objective in summary.objectives:
+        scored = [(t.objectives[objective.name], t.number) for t in summary.complete if t.objectives]
+        if not scored:
+            continue
+        value, number = max(scored, key=lambda pair: objective.sign * pair[0])
+        parent = summary.best_parent(objective)
+        beside = f" (best parent {parent.name} {parent.objectives[objective.name]:.4g})" if parent else ""
+        click.echo(f"  {objective.name}: best {value:.4g} by trial {number}{beside}")
+    if summary.hypervolume:
+        click.echo(f"  hypervolume {summary.hypervolume[-1][1]:.4g}, {len(summary.front)} trials on the front")
+    following = {"running": "", "finished": f"evomerge export {run} OUT", "interrupted": f"evomerge resume {run}"}
+    if following[summary.status]:
+        click.echo(f"next: {following[summary.status]}")

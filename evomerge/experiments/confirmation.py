@@ -1,0 +1,148 @@
+"""Confirmation: the front again, on items that the search never saw.
+
+A search picks the maximum of noisy scores, so the score it found is too high. Before anything is reported or exported, the
+front, the parents and the uniform merge are evaluated on the confirmation items; the pick is made on those, and is compared
+with the best parent and the uniform merge by a paired test, corrected for the number of trials it was picked from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from evomerge.experiments import fronts, statistics
+from evomerge.experiments.statistics import Estimate
+from evomerge.fitness import Fitness, Responses
+from evomerge.searchers import ObjectiveSpec
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """One model on the confirmation items: a trial (``trial`` is its number) or a reference model."""
+
+    label: str
+    kind: str
+    trial: int | None
+    recipe_hash: str
+    scores: dict[str, float]
+    intervals: dict[str, Estimate]
+    mean: Estimate
+    truncated: dict[str, float]
+    unextracted: dict[str, float]
+
+
+@dataclass(frozen=True)
+class PairedComparison:
+    """The pick against a reference model: difference of weighted means (larger better), and the corrected p-value."""
+
+    against: str
+    difference: Estimate
+    p_value: float
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """What confirmation found; ``pick`` is a trial number, chosen by ``rule``."""
+
+    rows: tuple[Confirmed, ...]
+    pick: int
+    rule: str
+    comparisons: tuple[PairedComparison, ...]
+
+    @property
+    def trials(self) -> dict[int, Confirmed]:
+        """The confirmed trials by number."""
+        return {row.trial: row for row in self.rows if row.trial is not None}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A model with its responses on the confirmation items."""
+
+    label: str
+    kind: str
+    trial: int | None
+    recipe_hash: str
+    responses: Responses
+
+
+def confirm(models: Sequence[Answered], fitness: Fitness, objectives: Sequence[ObjectiveSpec], rule: str) -> Confirmation:
+    """Score ``models``, pick a trial by ``rule``, and compare it with the best parent and the uniform merge.
+
+    Raises:
+        ConfigError: the rule names no such trial or objective.
+    """
+    weights = {o.name: o.weight for o in objectives}
+    gains = {model.label: _gains(model.responses, fitness, objectives) for model in models}
+    rows = tuple(_row(model, gains[model.label], fitness, weights) for model in models)
+    trials = {row.trial: row for row in rows if row.trial is not None}
+    chosen = fronts.pick(rule, {number: row.scores for number, row in trials.items()}, objectives)
+    parents = [row for row in rows if row.kind == "parent"]
+    rivals = [max(parents, key=lambda row: row.mean.value)] if parents else []
+    rivals += [row for row in rows if row.kind in ("uniform", "base")]
+    winner = gains[trials[chosen].label]
+    comparisons = tuple(
+        PairedComparison(
+            rival.label,
+            statistics.paired_difference(winner, gains[rival.label], weights),
+            statistics.paired_p_value(winner, gains[rival.label], weights, comparisons=len(trials)),
+        )
+        for rival in rivals
+    )
+    return Confirmation(rows, chosen, rule, comparisons)
+
+
+def read_confirmation(path: Path) -> Confirmation | None:
+    """Return the confirmation stored at ``path``, or None."""
+    if not path.is_file():
+        return None
+    data = json.loads(path.read_text(encoding="utf-8"))
+    return Confirmation(
+        rows=tuple(_read_row(row) for row in data["rows"]),
+        pick=data["pick"],
+        rule=data["rule"],
+        comparisons=tuple(
+            PairedComparison(c["against"], Estimate(**c["difference"]), c["p_value"]) for c in data["comparisons"]
+        ),
+    )
+
+
+def _read_row(row: Mapping[str, Any]) -> Confirmed:
+    intervals = {name: Estimate(**estimate) for name, estimate in row["intervals"].items()}
+    return Confirmed(**{**row, "intervals": intervals, "mean": Estimate(**row["mean"])})
+
+
+def _row(model: Answered, gains: Mapping[str, np.ndarray], fitness: Fitness, weights: Mapping[str, float]) -> Confirmed:
+    responses = {o.name: fitness.item_values(model.responses, o.name) for o in fitness.objectives}
+    return Confirmed(
+        label=model.label,
+        kind=model.kind,
+        trial=model.trial,
+        recipe_hash=model.recipe_hash,
+        scores=fitness.score(model.responses),
+        intervals={name: statistics.mean_of(statistics.stack(values)) for name, values in responses.items()},
+        mean=statistics.weighted_mean_of(gains, weights),
+        truncated=shares(model.responses, "truncated"),
+        unextracted=shares(model.responses, "unextracted"),
+    )
+
+
+def shares(responses: Responses, kind: Literal["truncated", "unextracted"]) -> dict[str, float]:
+    """Return, by task that generates, the share of its answers cut off by the token limit, or not extracted."""
+    marks = {task: getattr(part, kind) for task, part in responses.tasks.items()}
+    return {task: sum(marked) / len(marked) for task, marked in marks.items() if marked}
+
+
+def _gains(responses: Responses, fitness: Fitness, objectives: Sequence[ObjectiveSpec]) -> dict[str, np.ndarray]:
+    signs = {o.name: 1.0 if o.direction == "maximize" else -1.0 for o in objectives}
+    return {name: sign * statistics.stack(fitness.item_values(responses, name)) for name, sign in signs.items()}

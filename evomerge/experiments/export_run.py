@@ -1,0 +1,127 @@
+"""Export a run's model: write the folder, load it again as a stranger would, and see that it answers as the trial did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evomerge.errors import ConfigError, ExportError, Problem
+from evomerge.experiments import fronts
+from evomerge.experiments.confirmation import read_confirmation
+from evomerge.experiments.evaluations import ResponseStore
+from evomerge.experiments.front_file import read_front, recipe_of
+from evomerge.experiments.journal import Journal
+from evomerge.experiments.preflight import Prepared, prepare
+from evomerge.experiments.run_folder import RunFolder
+from evomerge.experiments.run_card import card_of
+from evomerge.export import CardData, verify_loads, write_model
+from evomerge.fitness import Responses
+from evomerge.recipes import Recipe
+
+# Log-likelihoods depend on the order of additions in the last digits; answers and choices must not.
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export did: where, which trial, and the number of responses found equal to the trial's."""
+
+    folder: Path
+    trial: int
+    responses_checked: int
+
+
+def choose(path: Path, *, trial: int | None, pick: str | None) -> int:
+    """Return the number of the trial to export: the one named, else the confirmed pick.
+
+    Raises:
+        ConfigError: no such trial, or it failed.
+    """
+    folder = RunFolder(path)
+    journal = Journal.read(folder.journal)
+    if trial is not None:
+        trials = journal.trials()
+        if trial >= len(trials) or trials[trial].failed:
+            state = "failed" if trial < len(trials) else "does not exist"
+            raise ConfigError(Problem(f"trial {trial} {state}", "--trial", f"see `evomerge front {path}`"))
+        return trial
+    confirmation = read_confirmation(folder.confirmation)
+    if confirmation is None:
+        front = {entry["trial"]: entry["objectives"] for entry in read_front(folder.front)}
+        hint = f"`evomerge resume {path}` finishes the run; --trial N exports one as it is"
+        if not front:
+            raise ConfigError(Problem("the run has no trials yet", str(path), hint))
+        raise ConfigError(Problem("the run is not finished, so no trial is confirmed", str(path), hint))
+    if pick is None:
+        return confirmation.pick
+    return fronts.pick(pick, {n: row.scores for n, row in confirmation.trials.items()}, journal.objectives)
+
+
+def describe(path: Path, number: int) -> tuple[Prepared, Recipe, CardData]:
+    """Return the run's parts, and the recipe and model card of a trial."""
+    folder = RunFolder(path)
+    prepared = prepare(folder.read_experiment())
+    entry = next((e for e in read_front(folder.front) if e["trial"] == number), None)
+    journal = Journal.read(folder.journal)
+    recipe = recipe_of(entry) if entry else prepared.space.express(journal.trials()[number].genome)
+    confirmation = read_confirmation(folder.confirmation)
+    return prepared, recipe, card_of(prepared, journal, confirmation, number, recipe)
+
+
+def export(path: Path, out: Path, number: int, report: Callable[[str], None] = lambda text: None) -> Exported:
+    """Write trial ``number`` of the run in ``path`` to ``out``, and verify it.
+
+    Raises:
+        ExportError: the folder cannot be written or loaded, or does not answer as the trial did.
+    """
+    prepared, recipe, card = describe(path, number)
+    report(f"writing trial {number} to {out}")
+    write_model(recipe, out, card=card, parents=prepared.parents)
+    report("loading it with transformers alone and asking it the same items")
+    journal = Journal.read(RunFolder(path).journal)
+    checked = _verify(RunFolder(path), out, recipe, prepared, journal.facts())
+    return Exported(out, number, checked)
+
+
+def _verify(folder: RunFolder, out: Path, recipe: Recipe, prepared: Prepared, facts: Mapping[str, Any]) -> int:
+    torch.set_num_threads(facts["placement"]["threads"])
+    model, tokenizer = verify_loads(out)
+    if facts["placement"]["device"] == "cuda" and torch.cuda.is_available():
+        model = model.to("cuda")
+    store, checked = ResponseStore(folder.responses, facts["identity"]["items"]), 0
+    for split in ("search", "confirmation"):
+        stored = store.read(split, recipe.hash)  # type: ignore[arg-type]
+        if stored is None or stored.responses is None:
+            continue
+        trial = Responses.from_json(stored.responses)
+        exported = prepared.fitness.evaluate(model, tokenizer, prepared.fitness.items(split))  # type: ignore[arg-type]
+        checked += _compare(trial, exported, out)
+    return checked
+
+
+def _compare(trial: Responses, exported: Responses, out: Path) -> int:
+    """Return the number of responses compared.
+
+    Raises:
+        ExportError: one differs.
+    """
+    count = 0
+    for task, part in trial.tasks.items():
+        for metric, values in part.values.items():
+            others = exported.tasks[task].values[metric]
+            pairs = zip(part.items, values, others, strict=True)
+            differing = [item for item, a, b in pairs if abs(float(a) - float(b)) > TOLERANCE * max(1.0, abs(float(a)))]
+            if differing:
+                raise ExportError(
+                    f"the model written to {out} answers {len(differing)} of {len(values)} items of {task} ({metric}) "
+                    f"differently from its trial, first {differing[0]!r}. The folder is kept for inspection; do not "
+                    "use it. This happens when the run was made on another device or with other versions: "
+                    "`evomerge report` names them"
+                )
+            count += len(values)
+    return count
+

@@ -1,0 +1,128 @@
+"""The search, on one page: ask, express, evaluate, record, tell.
+
+Results are told in ask order, and candidate k is asked once exactly the trials up to k − W are told (W candidates are in
+flight), so the outcome depends neither on timing nor on how often the run was killed and resumed: trials that the journal
+already holds are told to the fresh searcher as if they had just come in.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from evomerge.errors import RunError, WorkerError
+from evomerge.experiments.journal import Trial
+from evomerge.recipes import Recipe
+from evomerge.search_spaces import SearchSpace
+from evomerge.search_spaces.genes import Value
+from evomerge.searchers import Searcher
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A genome on its way: its number in ask order and its recipe."""
+
+    number: int
+    genome: dict[str, Value]
+    recipe: Recipe
+
+
+class Evaluator(Protocol):
+    """What the loop needs of the workers."""
+
+    def start(self, recipe: Recipe) -> None:
+        """Begin to evaluate ``recipe``, unless its responses are known or on their way."""
+
+    def finish(self, candidate: Candidate) -> Trial:
+        """Wait for the candidate's evaluation and return it as a trial; a failure is a trial without objectives."""
+
+
+def search(
+    searcher: Searcher,
+    space: SearchSpace,
+    evaluator: Evaluator,
+    *,
+    recorded: Sequence[Trial],
+    record: Callable[[Trial], None],
+    told: Callable[[Trial, int], None],
+    budget: int,
+    in_flight: int,
+    stop: Callable[[], bool] = lambda: False,
+) -> int:
+    """Run trials until ``budget`` of them are told, or ``stop()``; return how many were told.
+
+    Args:
+        recorded: the journal's trials, in ask order.
+        record: called with each new trial before it is told.
+        told: called after each trial is told, recorded ones included, with the number of candidates still open.
+        in_flight: W, the number of candidates open at once.
+
+    Raises:
+        RunError: the searcher does not repeat the journal's genomes.
+        WorkerError: every trial failed.
+    """
+    open_candidates: deque[Candidate] = deque()
+    asked = done = 0
+    while True:
+        while asked < budget and len(open_candidates) < in_flight and not (stop() and asked >= len(recorded)):
+            genome = searcher.ask()
+            if genome is None:
+                break
+            candidate = Candidate(asked, genome, space.express(genome))
+            if asked >= len(recorded):
+                evaluator.start(candidate.recipe)
+            open_candidates.append(candidate)
+            asked += 1
+        if not open_candidates:
+            return done
+        candidate = open_candidates.popleft()
+        if candidate.number < len(recorded):
+            trial = _replayed(candidate, recorded[candidate.number])
+        else:
+            trial = evaluator.finish(candidate)
+            record(trial)
+        searcher.tell(candidate.genome, trial.objectives)
+        done += 1
+        told(trial, len(open_candidates))
+
+
+def _replayed(candidate: Candidate, trial: Trial) -> Trial:
+    if trial.genome != candidate.genome:
+        changed = next(g for g in candidate.genome if trial.genome.get(g) != candidate.genome[g])
+        raise RunError(
+            f"the journal's trial {trial.number} has {changed} = {trial.genome.get(changed)!r}, but the searcher now "
+            f"proposes {candidate.genome[changed]!r}: the experiment or a library changed since the run began. "
+            "Restore experiment.yaml and the versions that the report names, or start a new run."
+        )
+    return trial
+
+
+class AllFailed:
+    """Stops a run whose first trials all fail: further ones would fail as well.
+
+    Args:
+        limit: how many failures in a row, from the first trial on, are too many.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self._failed, self._first = limit, 0, ""
+        self._over = False
+
+    def check(self, trial: Trial, *, last: bool) -> None:
+        """Count ``trial``.
+
+        Raises:
+            WorkerError: the limit is reached, or the last trial is in, and none succeeded.
+        """
+        if not trial.failed:
+            self._over = True
+        if self._over:
+            return
+        self._failed += 1
+        self._first = self._first or (trial.error or "no reason given")
+        if self._failed >= self.limit or last:
+            raise WorkerError(
+                f"all {self._failed} trials failed, so the run stops here. The first one failed with:\n{self._first}"
+            )

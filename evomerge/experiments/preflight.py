@@ -1,0 +1,180 @@
+"""Preflight: everything that can be known to be wrong before work starts, all at once.
+
+Reads configurations, safetensors headers, tokenizers, tasks and free space; weights only to look for NaN and Inf.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from evomerge.checkpoints import Checkpoint
+from evomerge.errors import ConfigError, EvomergeError, Problem
+from evomerge.experiments import fronts
+from evomerge.experiments.schema import ExperimentConfig
+from evomerge.fitness import Fitness
+from evomerge.merging import Parents, check_recipe
+from evomerge.recipes import ModelInput, Recipe
+from evomerge.search_spaces import ParentsInfo, SearchSpace, build_search_space
+from evomerge.searchers import ObjectiveSpec, Searcher, build_searcher
+
+T = TypeVar("T")
+
+# Beyond this much the search for NaN would delay the start; `evomerge merge` and the export check every tensor.
+FINITE_CHECK_BYTES = 8 * 2**30
+RUN_BYTES_PER_RESPONSE = 64
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An experiment that passed: its parts, built."""
+
+    experiment: ExperimentConfig
+    parents: Parents
+    fitness: Fitness
+    space: SearchSpace
+    objectives: tuple[ObjectiveSpec, ...]
+    warnings: tuple[str, ...]
+
+    def searcher(self, trials: int) -> Searcher:
+        """Return a fresh searcher, as it was before the first trial."""
+        return build_searcher(
+            self.experiment.searcher, self.space.genes, self.objectives, trials, self.space.starting_points()
+        )
+
+    @property
+    def reference_recipes(self) -> dict[str, tuple[str, Recipe]]:
+        """Name to (kind, recipe) of the models that the search is compared with: base, parents, uniform merge."""
+        experiment = self.experiment
+        models = {
+            name: ("base" if name == "base" else "parent", alone(reference, experiment.dtype))
+            for name, reference in experiment.references.items()
+        }
+        return {**models, "uniform": ("uniform", uniform(list(experiment.parents.values()), experiment.dtype))}
+
+
+def alone(reference: str, dtype: str | None) -> Recipe:
+    """Return the recipe of a parent as it is."""
+    return Recipe.model_validate({"merge_method": "passthrough", "models": [{"model": reference}], "dtype": dtype})
+
+
+def uniform(references: list[str], dtype: str | None) -> Recipe:
+    """Return the recipe of the plain average of the parents."""
+    models = tuple(ModelInput(model=r, parameters={"weight": 1.0 / len(references)}) for r in references)
+    return Recipe.model_validate({"merge_method": "linear", "models": models, "dtype": dtype})
+
+
+def prepare(experiment: ExperimentConfig, *, out: Path | None = None) -> Prepared:
+    """Check the experiment and build its parts.
+
+    Args:
+        out: the run folder to be, whose disk must have room.
+
+    Raises:
+        ConfigError: with every problem found.
+    """
+    problems: list[Problem] = []
+    parents = _attempt(problems, lambda: _open(experiment))
+    fitness = _attempt(problems, lambda: Fitness(experiment.fitness))
+    objectives = tuple(ObjectiveSpec(o.name, o.direction, o.weight) for o in fitness.objectives) if fitness else ()
+    if fitness:
+        _attempt(problems, lambda: _check_pick(experiment, objectives))
+    space = None
+    if parents and not (problems_of_parents := parents.problems()):
+        space = _attempt(problems, lambda: build_search_space(experiment.search_space, _info(experiment, parents)))
+        problems += not_finite(parents)
+    elif parents:
+        problems += problems_of_parents
+    if space and parents:
+        genome = {gene.name: gene.initial for gene in space.genes}
+        problems += check_recipe(space.express(genome), parents)
+    if space and objectives:
+        _attempt(
+            problems, lambda: build_searcher(experiment.searcher, space.genes, objectives, experiment.budget.trials, [])
+        )
+    if fitness and out:
+        problems += _disk(out, fitness, experiment.budget.trials)
+    if problems or parents is None or fitness is None or space is None:
+        raise ConfigError(list(dict.fromkeys(problems)))
+    warnings = tuple(str(problem) for problem in fitness.warnings)
+    return Prepared(experiment, parents, fitness, space, objectives, warnings)
+
+
+def not_finite(parents: Parents) -> list[Problem]:
+    """Return a problem for each parent with NaN or Inf in its weights."""
+    checkpoints = list(parents.checkpoints.values())
+    if sum(size_of(checkpoint) for checkpoint in checkpoints) > FINITE_CHECK_BYTES:
+        return []
+    problems = []
+    for checkpoint in checkpoints:
+        if names := checkpoint.check_finite():
+            listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            problems.append(
+                Problem(
+                    f"NaN or Inf in the weights: {listed}",
+                    checkpoint.name,
+                    "a merge with it would be NaN as well; use another checkpoint of this model",
+                )
+            )
+    return problems
+
+
+def size_of(checkpoint: Checkpoint) -> int:
+    """Return the bytes of a checkpoint's tensors."""
+    total = 0
+    for info in checkpoint.tensors.values():
+        count = 1
+        for extent in info.shape:
+            count *= extent
+        total += count * info.dtype.itemsize
+    return total
+
+
+def _open(experiment: ExperimentConfig) -> Parents:
+    return Parents.open(list(dict.fromkeys(experiment.references.values())))
+
+
+def _info(experiment: ExperimentConfig, parents: Parents) -> ParentsInfo:
+    reference = experiment.base or next(iter(experiment.parents.values()))
+    checkpoint = parents.checkpoints[reference]
+    return ParentsInfo(
+        base=experiment.base,
+        parents=experiment.parents,
+        tensor_names=tuple(checkpoint.tensors),
+        num_layers=checkpoint.num_layers,
+        dtype=experiment.dtype,
+    )
+
+
+def _check_pick(experiment: ExperimentConfig, objectives: tuple[ObjectiveSpec, ...]) -> None:
+    if not experiment.pick.startswith("trial:"):
+        fronts.pick(experiment.pick, {0: {o.name: 0.0 for o in objectives}}, objectives)
+
+
+def _disk(out: Path, fitness: Fitness, trials: int) -> list[Problem]:
+    folder = next(path for path in [out.resolve(), *out.resolve().parents] if path.exists())
+    items = sum(len(names) for names in fitness.items("search").values())
+    needed = (trials + 100) * (items * RUN_BYTES_PER_RESPONSE + 4096)
+    free = shutil.disk_usage(folder).free
+    if free >= needed:
+        return []
+    return [
+        Problem(
+            f"the run may write {needed / 2**20:.0f} MiB, but only {free / 2**20:.0f} MiB are free",
+            str(folder),
+            "free some space, or name a folder on another disk with --out",
+        )
+    ]
+
+
+def _attempt(problems: list[Problem], action: Callable[[], T]) -> T | None:
+    try:
+        return action()
+    except ConfigError as error:
+        problems.extend(error.problems)
+    except EvomergeError as error:
+        problems.append(Problem(str(error)))
+    return None

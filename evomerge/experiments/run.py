@@ -1,0 +1,317 @@
+"""Launch a search and resume it: the whole of a run, from a checked experiment to a confirmed front and a report."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from evomerge.errors import ConfigError, RunError, WorkerError
+from evomerge.experiments import fronts, run_folder
+from evomerge.experiments.confirmation import Answered, Confirmation, confirm
+from evomerge.experiments.evaluations import Evaluations, ResponseStore, Split, digest
+from evomerge.experiments.front_file import write_front
+from evomerge.experiments.interrupts import Interrupts, watched
+from evomerge.experiments.journal import Journal, Trial
+from evomerge.experiments.loop import AllFailed, search
+from evomerge.experiments.preflight import Prepared, prepare
+from evomerge.experiments.run_folder import RunFolder
+from evomerge.experiments.schema import ExperimentConfig, write_experiment
+from evomerge.experiments.summarise import objective_infos, reference_rows
+from evomerge.experiments.tracker import Tracker, row
+from evomerge.fitness import Responses
+from evomerge.recipes import Recipe
+from evomerge.reports.progress import Display
+from evomerge.workers import Placement, Pool, WorkerSpec, connect, place
+
+LIBRARIES = ("evomerge", "torch", "transformers", "lm_eval", "optuna", "cma", "numpy", "scipy")
+FEWEST_FAILURES = 8
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended: ``finished`` with its budget spent and its front confirmed, or interrupted by the user."""
+
+    folder: RunFolder
+    finished: bool
+    trials: int
+    budget: int
+
+
+def start(experiment: ExperimentConfig, out: Path, display: Display, *, ray_address: str | None = None) -> Ended:
+    """Check an experiment and run it in the new folder ``out``.
+
+    Raises:
+        ConfigError: the experiment cannot work; nothing is left behind.
+        WorkerError: the workers cannot be built, or every trial failed.
+    """
+    existed = out.exists()
+    folder = run_folder.create(out)
+    with folder.locked():
+        # Written before the slow checks, so that a run killed at any later instant can be resumed.
+        run_folder.write_atomically(folder.experiment, write_experiment(experiment))
+        try:
+            prepared = prepare(experiment, out=out)
+        except ConfigError:
+            folder.experiment.unlink()
+            if not existed:
+                shutil.rmtree(out)
+            raise
+        return _carry_on(folder, prepared, display, ray_address)
+
+
+def resume(
+    path: Path, display: Display, *, ray_address: str | None = None, extend_trials: int = 0
+) -> Ended:
+    """Go on with the run in ``path`` exactly where it stopped; with ``extend_trials``, with a larger budget.
+
+    Raises:
+        RunError: there is no run, another process holds it, or its parents or items changed.
+    """
+    folder = RunFolder(path)
+    experiment = folder.read_experiment()
+    with folder.locked():
+        if extend_trials:
+            trials = experiment.budget.trials + extend_trials
+            budget = experiment.budget.model_copy(update={"trials": trials})
+            experiment = experiment.model_copy(update={"budget": budget})
+        prepared = prepare(experiment, out=path)
+        if extend_trials:
+            run_folder.write_atomically(folder.experiment, write_experiment(experiment))
+        return _carry_on(folder, prepared, display, ray_address)
+
+
+class _Workers:
+    """The pool, built when the first evaluation is needed: a run that only replays starts no worker."""
+
+    def __init__(self, prepared: Prepared, display: Display, ray_address: str | None) -> None:
+        self._prepared, self._display, self._address = prepared, display, ray_address
+        self._pool: Pool | None = None
+        self._placement: Placement | None = None
+
+    @property
+    def placement(self) -> Placement:
+        if self._placement is None:
+            workers = self._prepared.experiment.workers
+            connect(self._address)
+            trials = self._prepared.experiment.budget.trials
+            self._placement = place(workers.devices, workers.count, workers.threads, trials)
+        return self._placement
+
+    def pool(self) -> Pool:
+        if self._pool is None:
+            experiment, placement = self._prepared.experiment, self.placement
+            self._display.note(f"starting {placement.workers} {placement.device} workers ({placement.threads} threads each)")
+            spec = WorkerSpec(
+                references=experiment.references,
+                fitness=experiment.fitness.model_dump(mode="json"),
+                dtype=experiment.dtype,
+                device=placement.device,
+                threads=placement.threads,
+            )
+            self._pool = Pool(spec, placement.workers, retries=experiment.workers.retries, report=self._display.note)
+        return self._pool
+
+    @property
+    def count(self) -> int:
+        return self._pool.size if self._pool else 0
+
+    def close(self) -> None:
+        if self._pool:
+            self._pool.close()
+
+
+@contextmanager
+def _workers(prepared: Prepared, display: Display, ray_address: str | None) -> Iterator[_Workers]:
+    workers = _Workers(prepared, display, ray_address)
+    try:
+        yield workers
+    finally:
+        workers.close()
+
+
+def _carry_on(folder: RunFolder, prepared: Prepared, display: Display, ray_address: str | None) -> Ended:
+    experiment = prepared.experiment
+    journal = Journal.write(folder.journal, experiment.name, prepared.objectives)
+    for warning in prepared.warnings:
+        display.note(f"warning: {warning}")
+    with _workers(prepared, display, ray_address) as workers, watched(display.note) as interrupts:
+        facts = _facts(journal, prepared, workers, display)
+        run = _Run(folder, prepared, journal, workers, display, interrupts, facts)
+        tracker = run.search(run.references())
+        if len(tracker.trials) < experiment.budget.trials:
+            return Ended(folder, False, len(tracker.trials), experiment.budget.trials)
+        run.confirm(tracker)
+    return Ended(folder, True, len(tracker.trials), experiment.budget.trials)
+
+
+class _Run:
+    """One session of a run; each method is one stage."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        prepared: Prepared,
+        journal: Journal,
+        workers: _Workers,
+        display: Display,
+        interrupts: Interrupts,
+        facts: Mapping[str, Any],
+    ) -> None:
+        self.folder, self.prepared, self.journal, self.workers = folder, prepared, journal, workers
+        self.display, self.interrupts, self.facts = display, interrupts, facts
+        self.store = ResponseStore(folder.responses, facts["identity"]["items"])
+
+    def evaluations(self, split: Split) -> Evaluations:
+        return Evaluations(self.workers.pool, self.prepared.fitness, self.store, split, self.interrupts.abandon)
+
+    def references(self) -> list[dict[str, Any]]:
+        """Score the base, the parents and the uniform merge on the search items, once."""
+        recorded = self.journal.facts().get("references")
+        if recorded is not None:
+            return list(recorded)
+        evaluations = self.evaluations("search")
+        recipes = self.prepared.reference_recipes
+        self.display.note("evaluating the parents and their uniform merge")
+        for _, recipe in recipes.values():
+            evaluations.start(recipe)
+        references = []
+        for name, (kind, recipe) in recipes.items():
+            trial = evaluations.trial(0, {}, recipe)
+            if trial.objectives is None:
+                raise WorkerError(f"{name} could not be evaluated, so no merge of it can:\n{trial.error}")
+            references.append(
+                {
+                    "name": name,
+                    "kind": kind,
+                    "objectives": trial.objectives,
+                    "truncated": trial.truncated,
+                    "unextracted": trial.unextracted,
+                }
+            )
+        self.journal.note("references", references)
+        return references
+
+    def search(self, references: list[dict[str, Any]]) -> Tracker:
+        """Run the trials that the journal does not hold yet."""
+        experiment, recorded = self.prepared.experiment, self.journal.trials()
+        budget, genes = experiment.budget.trials, self.prepared.space.genes
+        objectives = self.prepared.objectives
+        tracker = Tracker(objectives, fronts.reference_point([r["objectives"] for r in references], objectives))
+        all_failed = AllFailed(max(FEWEST_FAILURES, 2 * self.facts["in_flight"]))
+        self.display.started(
+            experiment.name, objective_infos(self.facts), budget, len(recorded), reference_rows(references)
+        )
+
+        def told(trial: Trial, in_flight: int) -> None:
+            changed = tracker.add(trial)
+            replaying = trial.number < len(recorded) - 1
+            if changed and not replaying:
+                self.write_front(tracker, None)
+            if trial.number >= len(recorded):
+                self.display.told(
+                    row(trial, on_front=trial in tracker.front),
+                    tracker.progress(budget, in_flight, self.workers.count),
+                )
+            elif not replaying:
+                tracker.start_clock()
+            all_failed.check(trial, last=trial.number == budget - 1)
+
+        tracker.start_clock()
+        search(
+            self.prepared.searcher(budget),
+            self.prepared.space,
+            self.evaluations("search"),
+            recorded=recorded,
+            record=lambda trial: self.journal.append(trial, genes),
+            told=told,
+            budget=budget,
+            in_flight=self.facts["in_flight"],
+            stop=self.interrupts.stopping,
+        )
+        self.write_front(tracker, None)
+        return tracker
+
+    def confirm(self, tracker: Tracker) -> Confirmation:
+        """Evaluate the front and the reference models on the confirmation items, and pick."""
+        evaluations, experiment = self.evaluations("confirmation"), self.prepared.experiment
+        models = [(name, kind, None, recipe) for name, (kind, recipe) in self.prepared.reference_recipes.items()]
+        models += [(f"trial {t.number}", "trial", t.number, self.recipe(t)) for t in self.to_confirm(tracker)]
+        self.display.note(f"confirming {len(models)} models on items that the search never saw")
+        for *_, recipe in models:
+            evaluations.start(recipe)
+        answered = []
+        for label, kind, number, recipe in models:
+            outcome = evaluations.outcome(recipe)
+            if outcome.responses is None:
+                self.display.note(f"{label} could not be confirmed and is left out: {outcome.error}")
+                continue
+            answered.append(Answered(label, kind, number, recipe.hash, Responses.from_json(outcome.responses)))
+        if not any(model.kind == "trial" for model in answered):
+            raise WorkerError("none of the front's trials could be confirmed; the reasons are above")
+        confirmation = confirm(answered, self.prepared.fitness, self.prepared.objectives, experiment.pick)
+        run_folder.write_json(self.folder.confirmation, confirmation.to_json())
+        self.write_front(tracker, confirmation)
+        return confirmation
+
+    def to_confirm(self, tracker: Tracker) -> list[Trial]:
+        """Return the front, and the trial that the experiment picks by number if it is not on it."""
+        rule = self.prepared.experiment.pick
+        wanted = int(rule.removeprefix("trial:")) if rule.startswith("trial:") else None
+        extra = [t for t in tracker.trials if t.number == wanted and t not in tracker.front and not t.failed]
+        return tracker.front + extra
+
+    def recipe(self, trial: Trial) -> Recipe:
+        """Return a trial's recipe."""
+        return self.prepared.space.express(trial.genome)
+
+    def write_front(self, tracker: Tracker, confirmation: Confirmation | None) -> None:
+        """Bring ``front.jsonl`` up to date."""
+        write_front(self.folder.front, [(trial, self.recipe(trial)) for trial in tracker.front], confirmation)
+
+
+def _facts(journal: Journal, prepared: Prepared, workers: _Workers, display: Display) -> dict[str, Any]:
+    """Return the run's facts, recorded when it first started, after checking that they still hold."""
+    now = {
+        "parents": {name: parent.fingerprint for name, parent in prepared.parents.checkpoints.items()},
+        "items": {split: digest(prepared.fitness.items(split)) for split in ("search", "confirmation")},
+    }
+    facts = journal.facts()
+    if "identity" in facts:
+        _check_identity(facts["identity"], now)
+        changed = {k: (v, _versions()[k]) for k, v in facts["versions"].items() if _versions().get(k) != v}
+        for library, (then, current) in changed.items():
+            display.note(f"warning: the run began with {library} {then}, this is {current}; results may differ")
+        return facts
+    placement = workers.placement
+    in_flight = prepared.experiment.workers.in_flight or max(8, 2 * placement.workers)
+    journal.note("objectives", [_objective(o) for o in prepared.fitness.objectives])
+    journal.note("versions", _versions())
+    journal.note("placement", asdict(placement))
+    journal.note("item_counts", {s: {t: len(i) for t, i in prepared.fitness.items(s).items()} for s in now["items"]})
+    journal.note("in_flight", in_flight)
+    journal.note("identity", now)  # last: a journal that holds it holds all of the above
+    return journal.facts()
+
+
+def _objective(objective: Any) -> dict[str, Any]:
+    return {name: getattr(objective, name) for name in ("name", "direction", "weight", "task", "metric")}
+
+
+def _check_identity(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    changed = [f"the weights of {name}" for name in now["parents"] if then["parents"].get(name) != now["parents"][name]]
+    changed += [f"the {split} items" for split in now["items"] if then["items"].get(split) != now["items"][split]]
+    if changed:
+        raise RunError(
+            f"changed since this run began: {', '.join(changed)}. Its trials cannot be compared with new ones: "
+            "restore what changed, or start a new run"
+        )
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in LIBRARIES}

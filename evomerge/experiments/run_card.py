@@ -1,0 +1,94 @@
+"""The model card of a trial: the run's facts in the form that ``evomerge.export`` renders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from evomerge.experiments.confirmation import Confirmation, Confirmed
+from evomerge.experiments.journal import Journal
+from evomerge.experiments.preflight import Prepared
+from evomerge.experiments.statistics import Estimate
+from evomerge.export import CardData, ParentInfo, resolve_licence, token_disagreements
+from evomerge.export.card_data import Comparison, ObjectiveInfo, Score, ScoreRow, SearchInfo
+from evomerge.recipes import Recipe
+
+
+def card_of(
+    prepared: Prepared, journal: Journal, confirmation: Confirmation | None, number: int, recipe: Recipe
+) -> CardData:
+    """Return what the card of trial ``number`` says."""
+    experiment, facts = prepared.experiment, journal.facts()
+    folders = {name: checkpoint.folder for name, checkpoint in prepared.parents.checkpoints.items()}
+    used = {name: folder for name, folder in folders.items() if name in recipe.parents()}
+    return CardData(
+        title=experiment.name,
+        recipe=recipe,
+        parents=tuple(
+            ParentInfo(reference=reference, nickname=nickname, is_base=nickname == "base")
+            for nickname, reference in experiment.references.items()
+            if reference in recipe.parents()
+        ),
+        licence=resolve_licence(used),
+        search=_search(prepared, journal, facts, confirmation, number),
+        objectives=tuple(
+            ObjectiveInfo(o["name"], o["task"], o["metric"], o["direction"]) for o in facts["objectives"]
+        ),
+        scores=_scores(confirmation, number),
+        comparisons=_comparisons(confirmation, number),
+        notes=tuple(token_disagreements(used)),
+    )
+
+
+def _search(
+    prepared: Prepared, journal: Journal, facts: Mapping[str, Any], confirmation: Confirmation | None, number: int
+) -> SearchInfo:
+    experiment, trials = prepared.experiment, journal.trials()
+    space, searcher = experiment.search_space, experiment.searcher
+    return SearchInfo(
+        search_space=", ".join(f"{key}: {value}" for key, value in space.model_dump(exclude_defaults=True).items()),
+        searcher=searcher.kind,
+        seed=searcher.seed,
+        trials=len(trials),
+        failed_trials=sum(trial.failed for trial in trials),
+        front_size=len(confirmation.trials) if confirmation else None,
+        trial=number,
+        pick=confirmation.rule if confirmation and confirmation.pick == number else "by number",
+        search_items=facts["item_counts"]["search"],
+        confirmation_items=facts["item_counts"]["confirmation"],
+    )
+
+
+def _scores(confirmation: Confirmation | None, number: int) -> tuple[ScoreRow, ...]:
+    if confirmation is None or number not in confirmation.trials:
+        return ()
+    references = [row for row in confirmation.rows if row.trial is None]
+    return tuple(_score_row(row) for row in [confirmation.trials[number], *references])
+
+
+def _score_row(row: Confirmed) -> ScoreRow:
+    kind: Any = "winner" if row.trial is not None else row.kind
+    scores = {name: Score(row.scores[name], e.low, e.high) for name, e in row.intervals.items()}
+    return ScoreRow("this model" if row.trial is not None else row.label, kind, scores, _score(row.mean))
+
+
+def _score(estimate: Estimate) -> Score:
+    return Score(estimate.value, estimate.low, estimate.high)
+
+
+def _comparisons(confirmation: Confirmation | None, number: int) -> tuple[Comparison, ...]:
+    if confirmation is None or confirmation.pick != number:
+        return ()
+    test = f"paired sign-flip test over items, corrected for the {len(confirmation.trials)} trials picked from"
+    return tuple(
+        Comparison(
+            rival=c.against,
+            objective="mean over the objectives",
+            difference=c.difference.value,
+            low=c.difference.low,
+            high=c.difference.high,
+            p_value=c.p_value,
+            test=test,
+        )
+        for c in confirmation.comparisons
+    )

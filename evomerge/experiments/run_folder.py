@@ -1,0 +1,143 @@
+"""The run folder: everything that one experiment writes, and all that resuming it needs.
+
+    experiment.yaml   the resolved experiment        journal.log    one line a finished trial
+    front.jsonl       the front, kept current        responses/     per-item responses of every evaluation
+    confirmation.json the front on unseen items      report.html    model/   after ``evomerge export``
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evomerge.errors import ConfigError, Problem, RunError
+from evomerge.experiments.schema import ExperimentConfig, parse_experiment
+from evomerge.recipes import yaml
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths of a run."""
+
+    path: Path
+
+    @property
+    def experiment(self) -> Path:
+        return self.path / "experiment.yaml"
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "journal.log"
+
+    @property
+    def front(self) -> Path:
+        return self.path / "front.jsonl"
+
+    @property
+    def responses(self) -> Path:
+        return self.path / "responses"
+
+    @property
+    def confirmation(self) -> Path:
+        return self.path / "confirmation.json"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    def read_experiment(self) -> ExperimentConfig:
+        """Return the run's experiment.
+
+        Raises:
+            RunError: the folder holds no run.
+        """
+        if not self.experiment.is_file():
+            raise RunError(
+                f"{self.path} holds no run (no experiment.yaml): start one with `evomerge run EXPERIMENT --out {self.path}`"
+            )
+        return parse_experiment(yaml.load(self.experiment), folder=self.path)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a live process holds the run."""
+        try:
+            with self.locked():
+                return False
+        except RunError:
+            return True
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for this process; the system lets go of it however the process ends.
+
+        Raises:
+            RunError: another process holds it.
+        """
+        lock = self.path / ".lock"
+        with open(lock, "a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RunError(f"another process is working on {self.path}; wait for it, or stop it first") from error
+            yield
+
+
+def create(path: Path) -> RunFolder:
+    """Make a folder for a new run.
+
+    Raises:
+        ConfigError: it holds a run already, or cannot be written.
+    """
+    folder = RunFolder(path)
+    if folder.experiment.exists():
+        raise ConfigError(
+            Problem(
+                "the folder already holds a run",
+                str(path),
+                f"go on with it (`evomerge resume {path}`), name another folder with --out, or remove it",
+            )
+        )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        descriptor, probe = tempfile.mkstemp(dir=path)
+        os.close(descriptor)
+        os.unlink(probe)
+    except OSError as error:
+        raise ConfigError(
+            Problem(f"cannot write there: {error.strerror}", str(path), "name a writable folder with --out")
+        ) from error
+    return folder
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace the file at ``path`` in one step: a reader or a kill sees the old text or the new, never a part.
+
+    Raises:
+        RunError: it cannot be written, for instance because the disk is full.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error}; free some space, then resume the run") from error
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write ``data`` as JSON, atomically."""
+    write_atomically(path, json.dumps(data, ensure_ascii=False) + "\n")

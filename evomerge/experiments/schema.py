@@ -1,0 +1,200 @@
+"""The experiment file: what to merge, where to search, how to score, how long (docs/experiments.md)."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from evomerge import library
+from evomerge.errors import ConfigError, Problem
+from evomerge.fitness.objectives import FitnessConfig
+from evomerge.recipes import yaml
+from evomerge.search_spaces import SearchSpaceConfig, read_search_space
+from evomerge.searchers import SearcherConfig, read_searcher
+
+NICKNAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+PICK = re.compile(r"^(best-mean|knee|objective:.+|trial:\d+)$")
+RESERVED_NAMES = ("base", "uniform")
+
+
+class Strict(BaseModel):
+    """A frozen model that refuses unknown fields."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Budget(Strict):
+    """How much to spend."""
+
+    trials: int = Field(default=100, ge=1, description="trials to evaluate, failed ones included")
+
+
+class WorkersConfig(Strict):
+    """Where trials run. Nothing here but ``in_flight`` (and ``threads``, to rounding) changes a result."""
+
+    devices: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: every GPU, else the CPU")
+    count: int | None = Field(default=None, ge=1, description="workers; default: one a GPU, or one a CPU core")
+    threads: int | None = Field(default=None, ge=1, description="CPU threads a worker; default: cores / workers")
+    in_flight: int | None = Field(
+        default=None, ge=1, description="candidates open at once; default: the larger of 8 and twice the workers"
+    )
+    retries: int = Field(default=2, ge=0, description="further tries of a trial whose worker died")
+
+
+class ExperimentConfig(Strict):
+    """A whole experiment. ``search_space`` and ``searcher`` may be a name or a mapping."""
+
+    name: str = "experiment"
+    base: str | None = None
+    parents: dict[str, str]
+    search_space: SearchSpaceConfig
+    fitness: FitnessConfig
+    searcher: SearcherConfig
+    budget: Budget = Budget()
+    workers: WorkersConfig = WorkersConfig()
+    pick: str = "best-mean"
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+
+    @property
+    def references(self) -> dict[str, str]:
+        """Nickname to reference of every model to load, the base (if any) under ``base``."""
+        base = {"base": self.base} if self.base is not None else {}
+        return {**base, **self.parents}
+
+
+class _Raw(Strict):
+    """The file as written: the two parts with kinds of their own are read separately."""
+
+    name: str = Field(default="experiment", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    base: str | None = None
+    parents: dict[str, str] = Field(min_length=1)
+    search_space: str | dict[str, Any] = "layerwise-task-arithmetic"
+    fitness: FitnessConfig
+    searcher: str | dict[str, Any] = "nsga2"
+    budget: Budget = Budget()
+    workers: WorkersConfig = WorkersConfig()
+    pick: str = "best-mean"
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+
+    @field_validator("parents")
+    @classmethod
+    def _nicknames(cls, parents: dict[str, str]) -> dict[str, str]:
+        for name in parents:
+            if not NICKNAME.match(name) or name in RESERVED_NAMES:
+                raise ValueError(
+                    f"{name!r} cannot name a parent: use letters, digits, '-' and '_', but not {' or '.join(RESERVED_NAMES)}"
+                )
+        return parents
+
+    @field_validator("pick")
+    @classmethod
+    def _pick(cls, pick: str) -> str:
+        if not PICK.match(pick):
+            raise ValueError("the pick must be best-mean, knee, objective:NAME or trial:N")
+        return pick
+
+
+def read_experiment(name: str, overrides: Sequence[str] = ()) -> ExperimentConfig:
+    """Read an experiment file, a name in the library, or a mergekit-evolve file.
+
+    Args:
+        name: a path or a name (``evomerge ls``).
+        overrides: ``a.b=value`` strings; the value is YAML.
+
+    Raises:
+        ConfigError: every problem of the file, with lines.
+        UnknownNameError: no such file or name.
+    """
+    entry = library.find("experiments", name)
+    document = yaml.load(entry.path)
+    if isinstance(document.data, Mapping) and "genome" in document.data:
+        from evomerge.experiments.mergekit_evolve import convert
+
+        document = convert(document)
+    return parse_experiment(document, overrides, folder=entry.path.parent)
+
+
+def parse_experiment(
+    document: yaml.Document, overrides: Sequence[str] = (), *, folder: Path | None = None
+) -> ExperimentConfig:
+    """Validate a parsed experiment file; paths in it are taken relative to ``folder``."""
+    for override in overrides:
+        document = _override(document, override)
+    problems: list[Problem] = []
+    raw = _collect(problems, lambda: yaml.validate(_Raw, document))
+    data = document.data if isinstance(document.data, Mapping) else {}
+    space = _collect(
+        problems,
+        lambda: read_search_space(
+            data.get("search_space", _Raw.model_fields["search_space"].default), document, ("search_space",)
+        ),
+    )
+    searcher = _collect(
+        problems,
+        lambda: read_searcher(data.get("searcher", _Raw.model_fields["searcher"].default), document, ("searcher",)),
+    )
+    if problems or raw is None or space is None or searcher is None:
+        raise ConfigError(list(dict.fromkeys(problems)))
+    folder = (folder or Path.cwd()).resolve()
+    fields = {name: getattr(raw, name) for name in _Raw.model_fields}
+    fields |= {
+        "search_space": space,
+        "searcher": searcher,
+        "base": None if raw.base is None else absolute(raw.base, folder),
+        "parents": {nickname: absolute(reference, folder) for nickname, reference in raw.parents.items()},
+        "fitness": raw.fitness.anchored(folder),
+    }
+    return ExperimentConfig.model_construct(**fields)
+
+
+def write_experiment(experiment: ExperimentConfig) -> str:
+    """Return the resolved experiment as YAML that reads back as the same experiment anywhere on this machine."""
+    data = {
+        name: value.model_dump(mode="json", exclude_none=True) if isinstance(value, BaseModel) else value
+        for name, value in ((field, getattr(experiment, field)) for field in ExperimentConfig.model_fields)
+        if value is not None
+    }
+    return yaml.dumps(data)
+
+
+def absolute(reference: str, folder: Path) -> str:
+    """Make a reference that is a path absolute; leave zoo names and Hub ids as they are."""
+    path = Path(os.path.expanduser(reference))
+    if reference.startswith((".", "~")) or (not path.is_absolute() and (folder / path).is_dir()):
+        return str((folder / path).resolve())
+    return reference
+
+
+def _collect(problems: list[Problem], read: Any) -> Any:
+    try:
+        return read()
+    except ConfigError as error:
+        problems.extend(error.problems)
+        return None
+
+
+def _override(document: yaml.Document, override: str) -> yaml.Document:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(Problem(f"cannot read --set {override!r}", suggestion="write it as --set budget.trials=50"))
+    value = yaml.loads(text, f"--set {key}").data
+    data = _assign(document.data if isinstance(document.data, Mapping) else {}, key.strip().split("."), value, override)
+    return replace(document, data=data)
+
+
+def _assign(data: Any, path: list[str], value: Any, override: str) -> Any:
+    if not path:
+        return value
+    head, rest = path[0], path[1:]
+    if isinstance(data, list):
+        if not head.isdigit() or int(head) >= len(data):
+            raise ConfigError(Problem(f"--set {override!r}: the list has no entry {head!r} (0 to {len(data) - 1})"))
+        return [_assign(item, rest, value, override) if i == int(head) else item for i, item in enumerate(data)]
+    inner = data.get(head) if isinstance(data, Mapping) else None
+    return {**(data if isinstance(data, Mapping) else {}), head: _assign(inner, rest, value, override)}

@@ -1,0 +1,142 @@
+"""From a run folder to the ``RunSummary`` that reports and tables are made of; needs neither parents nor tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from evomerge.experiments import fronts
+from evomerge.experiments.confirmation import Confirmation, Confirmed, read_confirmation
+from evomerge.experiments.front_file import read_front, recipe_of
+from evomerge.experiments.journal import Journal, Trial
+from evomerge.experiments.run_folder import RunFolder
+from evomerge.experiments.statistics import Estimate
+from evomerge.experiments.tracker import Tracker, row
+from evomerge.recipes import write_recipe
+from evomerge.reports.summary import Comparison, ConfirmedRow, Interval, ObjectiveInfo, ReferenceRow, RunSummary
+
+# A merge is flagged when it cuts off, or leaves unextracted, this much more of its answers than the best parent does.
+SHARE_MARGIN = 0.05
+
+
+def summarise(path: Path) -> RunSummary:
+    """Return the summary of the run in ``path``, finished or not.
+
+    Raises:
+        RunError: there is no run, or it holds nothing yet.
+    """
+    folder = RunFolder(path)
+    experiment = folder.read_experiment()
+    journal = Journal.read(folder.journal)
+    facts, trials = journal.facts(), journal.trials()
+    references = facts.get("references", [])
+    corner = fronts.reference_point([r["objectives"] for r in references], journal.objectives) if references else {}
+    tracker = Tracker(journal.objectives, corner)
+    for trial in trials:
+        tracker.add(trial)
+    confirmation = read_confirmation(folder.confirmation)
+    if confirmation and len(trials) < experiment.budget.trials:
+        confirmation = None  # made before the run was extended
+    return RunSummary(
+        name=experiment.name,
+        folder=str(path),
+        status=status(folder, len(trials), experiment.budget.trials, confirmation),
+        experiment_yaml=folder.experiment.read_text(encoding="utf-8"),
+        objectives=objective_infos(facts),
+        genes=list(trials[0].genome) if trials else [],
+        trials=[row(trial, on_front=trial in tracker.front) for trial in trials],
+        references=reference_rows(references),
+        hypervolume=tracker.hypervolume,
+        reference_point=corner,
+        confirmed=[_confirmed_row(r) for r in confirmation.rows] if confirmation else [],
+        pick=confirmation.pick if confirmation else None,
+        pick_rule=confirmation.rule if confirmation else experiment.pick,
+        comparisons=_comparisons(confirmation),
+        winner_recipe_yaml=_winner_recipe(folder, confirmation),
+        flags=flags(tracker.front, references),
+        versions=facts.get("versions", {}),
+        facts=_facts(facts, experiment.searcher.model_dump(mode="json")),
+        wall_seconds=_wall_seconds(trials),
+        budget=experiment.budget.trials,
+    )
+
+
+def status(folder: RunFolder, done: int, budget: int, confirmation: Confirmation | None) -> str:
+    """Return ``running``, ``finished`` or ``interrupted``."""
+    if folder.is_running:
+        return "running"
+    return "finished" if done >= budget and confirmation else "interrupted"
+
+
+def objective_infos(facts: Mapping[str, Any]) -> list[ObjectiveInfo]:
+    """Return the run's objectives as its journal recorded them."""
+    return [ObjectiveInfo(**objective) for objective in facts["objectives"]]
+
+
+def reference_rows(references: Sequence[Mapping[str, Any]]) -> list[ReferenceRow]:
+    """Return the reference models as the journal recorded them."""
+    return [ReferenceRow(**reference) for reference in references]
+
+
+def flags(front: Sequence[Trial], references: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a warning for each front trial that may "win" by cut-off or unextracted answers."""
+    found = []
+    for kind, verb in (("truncated", "cut off by the token limit"), ("unextracted", "without an answer that could be extracted")):
+        for trial in front:
+            for task, share in getattr(trial, kind).items():
+                usual = max((r[kind].get(task, 0.0) for r in references if r["kind"] == "parent"), default=0.0)
+                if share > usual + SHARE_MARGIN:
+                    found.append(f"trial {trial.number}: {share:.0%} of its answers to {task} were {verb} (parents: at most {usual:.0%})")
+    return found
+
+
+def _confirmed_row(confirmed: Confirmed) -> ConfirmedRow:
+    return ConfirmedRow(
+        label=confirmed.label,
+        trial=confirmed.trial,
+        kind=confirmed.kind,  # type: ignore[arg-type]
+        objectives={
+            name: Interval(confirmed.scores[name], e.low, e.high, e.items) for name, e in confirmed.intervals.items()
+        },
+        mean=_interval(confirmed.mean),
+        truncated=confirmed.truncated,
+        unextracted=confirmed.unextracted,
+    )
+
+
+def _interval(estimate: Estimate) -> Interval:
+    return Interval(estimate.value, estimate.low, estimate.high, estimate.items)
+
+
+def _comparisons(confirmation: Confirmation | None) -> list[Comparison]:
+    if confirmation is None:
+        return []
+    return [Comparison(c.against, _interval(c.difference), c.p_value) for c in confirmation.comparisons]
+
+
+def _winner_recipe(folder: RunFolder, confirmation: Confirmation | None) -> str | None:
+    if confirmation is None:
+        return None
+    entry = next((e for e in read_front(folder.front) if e["trial"] == confirmation.pick), None)
+    return write_recipe(recipe_of(entry)) if entry else None
+
+
+def _facts(facts: Mapping[str, Any], searcher: Mapping[str, Any]) -> dict[str, str]:
+    placement, counts = facts["placement"], facts["item_counts"]
+    return {
+        "searcher": ", ".join(f"{key} {value}" for key, value in searcher.items() if value is not None),
+        "workers": f"{placement['workers']} × {placement['device']}, {placement['threads']} threads each",
+        "candidates in flight": str(facts["in_flight"]),
+        **{
+            f"{split} items": ", ".join(f"{count} {task}" for task, count in tasks.items())
+            for split, tasks in counts.items()
+        },
+    }
+
+
+def _wall_seconds(trials: Sequence[Trial]) -> float:
+    """Return the time from the first trial's start to the last one's end, pauses over ten minutes left out."""
+    moments = sorted(t for trial in trials for t in (trial.started, trial.finished) if t is not None)
+    gaps = [(b - a).total_seconds() for a, b in zip(moments, moments[1:], strict=False)]
+    return sum(gap for gap in gaps if gap < 600)

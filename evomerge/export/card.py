@@ -1,0 +1,296 @@
+"""The model card: README.md with the Hub's metadata on top and, below it, what the model is and how good.
+
+The text says which items the search used and which ones the results come from: a search keeps the best of many
+noisy scores, so its own scores are too high.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from evomerge import __version__
+from evomerge.checkpoints import resolve
+from evomerge.export.card_data import CardData, Comparison, ParentInfo, Score, ScoreRow, SearchInfo
+from evomerge.export.licences import front_matter, resolve_licence
+from evomerge.export.tokens import token_disagreements
+from evomerge.merging import METHODS
+from evomerge.recipes import Recipe, write_recipe
+
+TAGS = ("merge", "evomerge", "mergekit-compatible")
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]*\w")
+
+
+def describe(
+    recipe: Recipe,
+    title: str,
+    *,
+    nicknames: Mapping[str, str] | None = None,
+    notes: Sequence[str] = (),
+    **search: Any,
+) -> CardData:
+    """Return the card of a merge; licence, languages, data sets and token notes come from its parents.
+
+    Args:
+        recipe: how the model is merged.
+        title: the card's heading.
+        nicknames: reference → the experiment file's name for that parent.
+        notes: further lines for the reader.
+        search: the fields of ``CardData`` that only a search fills: search, objectives, scores, comparisons.
+
+    Raises:
+        CheckpointError: a parent cannot be found.
+    """
+    folders = {reference: resolve(reference) for reference in recipe.parents()}
+    licence = resolve_licence(folders)
+    stated = {one.parent: one.label for one in licence.parents}
+    parents = tuple(
+        ParentInfo(
+            reference, (nicknames or {}).get(reference, ""), reference == recipe.base_model, stated[reference]
+        )
+        for reference in folders
+    )
+    cards = [front_matter(folder) for folder in folders.values()]
+    return CardData(
+        title,
+        recipe,
+        parents,
+        licence,
+        languages=_union(card.get("language") for card in cards),
+        datasets=_union(card.get("datasets") for card in cards),
+        notes=(*token_disagreements(folders), *notes),
+        **search,
+    )
+
+
+def hub_ids(reference: str) -> list[str]:
+    """Return the Hub repositories that ``reference`` names: none for a folder or a zoo model, two for a+b."""
+    if reference.startswith(("zoo/", ".", "/", "~")) or Path(reference).exists():
+        return []
+    parts = [part.split("@")[0] for part in reference.split("+")]
+    return [part for part in parts if _REPOSITORY.fullmatch(part)]
+
+
+def render_card(card: CardData) -> str:
+    """Return the whole README.md: YAML front matter that the Hub accepts, then Markdown."""
+    sections = [
+        _introduction(card),
+        _parents(card),
+        _results(card),
+        _search(card.search) if card.search else [],
+        _recipe(card),
+        _usage(card),
+        _notes(card),
+    ]
+    body = "\n\n".join("\n".join(lines) for lines in sections if lines)
+    return f"---\n{metadata(card).to_yaml()}\n---\n\n{body}\n"
+
+
+def metadata(card: CardData) -> ModelCardData:
+    """Return the front matter; parents that are no Hub repository are left out, as the Hub refuses them."""
+    base = list(dict.fromkeys(name for parent in card.parents for name in hub_ids(parent.reference)))
+    results = _eval_results(card)
+    fields: dict[str, Any] = dict(card.licence.metadata)
+    if base:
+        fields |= {"base_model": base, "base_model_relation": "merge"}
+    if results:
+        fields |= {"eval_results": results, "model_name": card.title}
+    return ModelCardData(
+        language=list(card.languages) or None,
+        datasets=list(card.datasets) or None,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=list(TAGS),
+        **fields,
+    )
+
+
+def _eval_results(card: CardData) -> list[EvalResult]:
+    winner = next((row for row in card.scores if row.kind == "winner"), None)
+    if winner is None:
+        return []
+    return [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=one.task,
+            dataset_name=one.task,
+            dataset_split="confirmation items",
+            metric_type=one.metric.split(",")[0],
+            metric_name=one.name,
+            metric_value=round(winner.scores[one.name].value, 6),
+        )
+        for one in card.objectives
+        if one.name in winner.scores
+    ]
+
+
+def _introduction(card: CardData) -> list[str]:
+    method = METHODS[card.recipe.merge_method]
+    lines = [f"# {card.title}", ""]
+    lines.append(f"A merge of {len(card.parents)} language models, made with evomerge {__version__}.")
+    paper = f" ([paper]({method.paper}))" if method.paper.startswith("http") else f" ({method.paper})"
+    summary = method.summary.rstrip(".")
+    lines.append(f"The weights are combined with `{method.name}`{paper if method.paper else ''}: {summary}.")
+    found = "The recipe was found by an evolutionary search; nothing" if card.search else "Nothing"
+    lines.append(f"{found} was trained.")
+    return lines
+
+
+def _parents(card: CardData) -> list[str]:
+    rows = []
+    for parent in card.parents:
+        ids = hub_ids(parent.reference)
+        links = " + ".join(f"[{name}](https://huggingface.co/{name})" for name in ids)
+        role = "base" if parent.is_base else "parent"
+        rows.append(
+            [links or f"`{parent.reference}` (not on the Hub)", parent.nickname, role, parent.licence]
+        )
+    table = _table(["model", "name", "role", "licence"], rows)
+    return ["## Parents", "", *table, "", *_licence(card)]
+
+
+def _licence(card: CardData) -> list[str]:
+    licence = card.licence
+    shown = f"{licence.id} ({licence.name})" if licence.name else licence.id
+    lines = [f"**Licence:** {shown}: {licence.reason}."]
+    return lines + [f"\n> **To do:** {problem}." for problem in licence.problems]
+
+
+def _results(card: CardData) -> list[str]:
+    if not card.scores:
+        return []
+    columns = list(card.objectives)
+    heads = [
+        f"{one.name} ({'higher' if one.direction == 'maximize' else 'lower'} is better)" for one in columns
+    ]
+    has_mean = any(row.mean for row in card.scores)
+    rows = [[_name(row), *(_score(row.scores.get(one.name)) for one in columns)] for row in card.scores]
+    if has_mean:
+        heads.append("mean")
+        rows = [[*cells, _score(row.mean)] for cells, row in zip(rows, card.scores, strict=True)]
+    lines = ["## Results on held-out items", "", *_table(["model", *heads], rows), ""]
+    lines.append("In brackets: 95% confidence intervals. No item here was used by the search.")
+    tasks = ", ".join(f"`{one.name}` is {one.metric} of {one.task}" for one in columns)
+    lines += [f"Metrics: {tasks}."] if tasks else []
+    if card.comparisons:
+        lines += ["", "This model minus a rival, paired item by item:", "", *_comparisons(card.comparisons)]
+    return lines
+
+
+def _comparisons(comparisons: Sequence[Comparison]) -> list[str]:
+    rows = []
+    for one in comparisons:
+        difference = _interval(f"{one.difference:+.3f}", one.low, one.high, "+.3f")
+        rows.append([one.rival, one.objective, difference, _p_value(one.p_value), one.test])
+    return _table(["rival", "on", "difference", "p-value (two-sided)", "test"], rows)
+
+
+def _search(search: SearchInfo) -> list[str]:
+    failed = f", of which {search.failed_trials} failed" if search.failed_trials else ""
+    lines = ["## The search", "", f"- search space: {search.search_space}"]
+    lines += [f"- searcher: {search.searcher}, seed {search.seed}", f"- trials: {search.trials}{failed}"]
+    if search.front_size is not None:
+        lines.append(f"- Pareto front: {search.front_size} trials")
+    if search.trial is not None:
+        lines.append(
+            f"- this model: trial {search.trial}" + (f", picked by {search.pick}" if search.pick else "")
+        )
+    tasks = list(dict.fromkeys([*search.search_items, *search.confirmation_items]))
+    counts = [
+        [task, _count(search.search_items, task), _count(search.confirmation_items, task)] for task in tasks
+    ]
+    if counts:
+        lines += ["", *_table(["task", "search items", "held-out items"], counts), ""]
+        lines += [_winners_curse(search)]
+    return lines
+
+
+def _winners_curse(search: SearchInfo) -> str:
+    text = (
+        f"The search kept the best of {search.trials} scores, each with sampling noise, so its scores on the "
+        "search items are too high (the winner's curse). The results above come from other items, which the "
+        "search never saw."
+    )
+    if search.front_size and search.front_size > 1:
+        text += (
+            f" The model was picked among the {search.front_size} of the front by its results on those same "
+            "held-out items: a little of that optimism remains."
+        )
+    return text
+
+
+def _recipe(card: CardData) -> list[str]:
+    return [
+        "## Recipe",
+        "",
+        "The same text is in `recipe.yaml`; mergekit reads it too.",
+        "",
+        "```yaml",
+        write_recipe(card.recipe).rstrip(),
+        "```",
+        "",
+        "To make the same weights again:",
+        "",
+        "```bash",
+        "pip install evomerge",
+        "evomerge merge recipe.yaml out",
+        "```",
+    ]
+
+
+def _usage(card: CardData) -> list[str]:
+    return [
+        "## Use",
+        "",
+        "```python",
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        'folder = "."  # this repository\'s name, or the folder it was downloaded to',
+        "tokenizer = AutoTokenizer.from_pretrained(folder)",
+        "model = AutoModelForCausalLM.from_pretrained(folder)",
+        'inputs = tokenizer("...", return_tensors="pt")',
+        "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=64)[0], skip_special_tokens=True))",
+        "```",
+    ]
+
+
+def _notes(card: CardData) -> list[str]:
+    return ["## Notes", "", *(f"- {note}" for note in card.notes)] if card.notes else []
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    rows = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    used = [i for i in range(len(heads)) if i == 0 or any(row[i] for row in rows)]
+    lines = [[heads[i] for i in used], ["---"] * len(used), *([row[i] for i in used] for row in rows)]
+    return ["| " + " | ".join(cells) + " |" for cells in lines]
+
+
+def _name(row: ScoreRow) -> str:
+    return f"**{row.model}**" if row.kind == "winner" else f"{row.model} ({row.kind})"
+
+
+def _score(score: Score | None) -> str:
+    return _interval(f"{score.value:.3f}", score.low, score.high, ".3f") if score else "–"
+
+
+def _interval(shown: str, low: float | None, high: float | None, form: str) -> str:
+    return shown if low is None or high is None else f"{shown} [{low:{form}}, {high:{form}}]"
+
+
+def _p_value(value: float | None) -> str:
+    if value is None:
+        return ""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _count(items: Mapping[str, int], task: str) -> str:
+    return str(items[task]) if task in items else "–"
+
+
+def _union(values: Iterable[Any]) -> tuple[str, ...]:
+    lists = [value if isinstance(value, list) else [value] for value in values]
+    return tuple(dict.fromkeys(one for values in lists for one in values if isinstance(one, str)))

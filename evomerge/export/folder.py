@@ -1,0 +1,193 @@
+"""The exported folder: written whole or not at all, checked, and loaded again with transformers alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from evomerge.errors import ExportError
+from evomerge.export.card import render_card
+from evomerge.export.card_data import CardData
+from evomerge.merging import merge_to_folder
+from evomerge.recipes import Recipe
+
+if TYPE_CHECKING:
+    from evomerge.merging import Parents
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt")
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+
+def write_model(
+    recipe: Recipe,
+    out: Path,
+    *,
+    card: CardData | None = None,
+    parents: Parents | None = None,
+    max_shard_size: str = "5GB",
+    overwrite: bool = False,
+) -> Path:
+    """Merge ``recipe`` into the folder ``out``, with a model card, and return ``out``.
+
+    Everything is written beside ``out`` and renamed at the end: ``out`` is complete or does not exist.
+
+    Args:
+        recipe: what to merge.
+        out: a folder that does not exist or is empty.
+        card: what README.md says; None writes none.
+        parents: the recipe's parents, where they are open already.
+        max_shard_size: of each safetensors file, such as ``5GB``.
+        overwrite: replace ``out`` if it is an earlier export (it holds a recipe.yaml).
+
+    Raises:
+        ExportError: ``out`` is in use or cannot be written.
+        MergeError, CheckpointError: the recipe cannot be carried out.
+    """
+    _check_target(out, overwrite)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
+    except OSError as error:
+        raise ExportError(f"cannot write to {out.parent}: {error.strerror}; choose another folder") from error
+    try:
+        merged = merge_to_folder(recipe, staging / out.name, max_shard_size=max_shard_size, parents=parents)
+        if card is not None:
+            (merged / "README.md").write_text(render_card(card), encoding="utf-8")
+        _replace(merged, out, staging)
+    except OSError as error:
+        raise ExportError(f"cannot write {out}: {error}; free some space or choose another folder") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return out
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that is not a whole exported model: config, tokenizer, weights and card.
+
+    Raises:
+        ExportError: every missing or broken file, at once.
+    """
+    if not folder.is_dir():
+        raise ExportError(
+            f"{folder} is not a folder: export the model first (`evomerge export RUN {folder}`)"
+        )
+    problems = [
+        f"{name} is missing" for name in ("config.json", "README.md") if not (folder / name).is_file()
+    ]
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        problems.append(f"no tokenizer file ({', '.join(TOKENIZER_FILES)})")
+    problems += _weight_problems(folder)
+    if problems:
+        raise ExportError(f"{folder} is not a complete model: {'; '.join(problems)}; export it again")
+
+
+def verify_loads(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load ``folder`` as anybody would, generate some tokens, and return the model and its tokenizer.
+
+    Raises:
+        ExportError: it does not load, a weight is missing or left over, or its logits are not finite.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder, local_files_only=True, dtype="auto", output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise ExportError(f"transformers cannot load {folder}: {error}; export it again") from error
+    _check_loading(folder, info)
+    _smoke_test(folder, model, tokenizer)
+    return model, tokenizer
+
+
+def _check_loading(folder: Path, info: dict[str, Any]) -> None:
+    problems = []
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
+        names = sorted(str(name) for name in info.get(kind) or ())
+        if names:
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            problems.append(f"{kind.replace('_', ' ')}: {', '.join(names[:5])}{more}")
+    if problems:
+        advice = (
+            "the recipe's parents do not fit their config.json; check the parent that the config comes from"
+        )
+        raise ExportError(f"{folder} loads, but not whole: {'; '.join(problems)}; {advice}")
+
+
+@torch.no_grad()
+def _smoke_test(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    model.eval()
+    inputs = tokenizer("1 + 1 =", return_tensors="pt", return_token_type_ids=False)
+    if not inputs["input_ids"].shape[-1]:
+        inputs = {"input_ids": torch.zeros((1, 1), dtype=torch.long)}
+    if not bool(torch.isfinite(model(**inputs).logits).all()):
+        raise ExportError(
+            f"{folder} loads, but its logits are not finite: a weight is NaN or infinite; check the parents"
+        )
+    try:
+        model.generate(**inputs, max_new_tokens=4, do_sample=False, pad_token_id=tokenizer.pad_token_id or 0)
+    except (ValueError, RuntimeError, IndexError) as error:
+        raise ExportError(
+            f"{folder} loads, but cannot generate: {error}; check its generation_config.json"
+        ) from error
+
+
+def _weight_problems(folder: Path) -> list[str]:
+    if (folder / INDEX).is_file():
+        try:
+            weight_map = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return [f"{INDEX} cannot be read"]
+    elif (folder / SINGLE).is_file():
+        weight_map = {}
+    else:
+        return [f"no weights ({SINGLE} or {INDEX})"]
+    problems = []
+    for file in sorted(set(weight_map.values())) or [SINGLE]:
+        wanted = {name for name, place in weight_map.items() if place == file}
+        problems += _shard_problems(folder / file, wanted)
+    return problems
+
+
+def _shard_problems(path: Path, wanted: set[str]) -> list[str]:
+    """Open a shard (which compares its size with its header) and look for the tensors of the index."""
+    if not path.is_file():
+        return [f"{path.name} is missing"]
+    try:
+        with safe_open(path, framework="pt") as shard:
+            absent = sorted(wanted - set(shard.keys()))
+    except (OSError, SafetensorError) as error:
+        return [f"{path.name} is broken ({error})"]
+    return (
+        [f"{path.name} lacks {absent[0]!r} and {len(absent) - 1} more of the index's tensors"]
+        if absent
+        else []
+    )
+
+
+def _check_target(out: Path, overwrite: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise ExportError(f"{out} is a file: choose another folder")
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    if not overwrite:
+        raise ExportError(f"{out} exists and is not empty: choose another folder or remove it")
+    if not (out / "recipe.yaml").is_file():
+        raise ExportError(
+            f"{out} is not an exported model (no recipe.yaml), so it is not replaced: choose another folder"
+        )
+
+
+def _replace(merged: Path, out: Path, staging: Path) -> None:
+    """Move ``merged`` to ``out``; what was there goes first into ``staging``, which the caller removes."""
+    if out.exists():
+        os.replace(out, staging / "replaced")
+    os.replace(merged, out)

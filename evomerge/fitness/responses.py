@@ -1,0 +1,71 @@
+"""Responses: what a model scored on each item, with the signs of an evaluation that went wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeAlias
+
+# A number for most metrics; metrics over a whole corpus (F1, perplexity) keep the pair they aggregate.
+Value: TypeAlias = float | list[Any] | str | dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class TaskResponses:
+    """The responses to one task's items.
+
+    Attributes:
+        items: ids, in the order of the data.
+        values: for each ``metric,filter`` key one value an item; None where the task gives the item none.
+        truncated: for generative tasks, whether the answer was cut off by the token limit.
+        unextracted: for generative tasks, whether a filter that an objective uses found no answer.
+    """
+
+    items: tuple[str, ...]
+    values: dict[str, list[Value]]
+    truncated: list[bool] | None = None
+    unextracted: list[bool] | None = None
+
+    @property
+    def truncated_share(self) -> float | None:
+        """The share of answers cut off by the token limit, in [0, 1]."""
+        return _share(self.truncated)
+
+    @property
+    def unextracted_share(self) -> float | None:
+        """The share of answers in which no answer was found, in [0, 1]."""
+        return _share(self.unextracted)
+
+
+@dataclass(frozen=True)
+class Responses:
+    """The responses of one model; equal when the tasks' are, whatever the evaluation took.
+
+    Attributes:
+        tasks: by task key.
+        forward_seconds: time inside the model's forward passes.
+        seconds: time of the whole evaluation.
+    """
+
+    tasks: dict[str, TaskResponses]
+    forward_seconds: float = field(default=0.0, compare=False)
+    seconds: float = field(default=0.0, compare=False)
+
+    def to_json(self) -> str:
+        """Return one line of JSON; floats read back exactly."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Responses:
+        """Return the responses that ``to_json`` wrote."""
+        data: Mapping[str, Any] = json.loads(text)
+        tasks = {
+            key: TaskResponses(tuple(task["items"]), task["values"], task["truncated"], task["unextracted"])
+            for key, task in data["tasks"].items()
+        }
+        return cls(tasks, data["forward_seconds"], data["seconds"])
+
+
+def _share(flags: list[bool] | None) -> float | None:
+    return sum(flags) / len(flags) if flags else None

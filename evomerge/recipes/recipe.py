@@ -1,0 +1,272 @@
+"""The recipe: the full description of one merged model, in mergekit's fields and with mergekit's meaning.
+
+Whether its merge method exists, and which parameters that takes, is for `evomerge.merging` to say.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    FiniteFloat,
+    StringConstraints,
+    Tag,
+    field_validator,
+    model_validator,
+)
+
+DType: TypeAlias = Literal["float16", "bfloat16", "float32"]
+
+
+class _Part(BaseModel):
+    """A part of a recipe: immutable, and without fields that we do not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _reference(reference: str) -> str:
+    parts = reference.split("+")
+    if len(parts) > 2 or any(not part.strip() or part.count("@") > 1 for part in parts):
+        raise ValueError("a model is written 'name', 'name@revision' or 'name+adapter'")
+    return reference
+
+
+ModelName: TypeAlias = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1), AfterValidator(_reference)
+]
+
+
+def _scalar(value: bool | int | float | str) -> bool | int | float | str:
+    """Read a quoted number as a number, as mergekit does, and refuse what is no finite number."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return value
+    if not math.isfinite(value):
+        raise ValueError("a parameter must be a finite number")
+    return value
+
+
+Scalar: TypeAlias = Annotated[bool | int | float | str, AfterValidator(_scalar)]
+Gradient: TypeAlias = tuple[Scalar, ...]
+
+
+def _shape(value: Any) -> str | None:
+    """Tell which of the three ways of writing a parameter ``value`` is."""
+    if isinstance(value, (bool, int, float, str)):
+        return "scalar"
+    if isinstance(value, Sequence) and value:
+        if all(isinstance(item, (Mapping, FilteredValue)) for item in value):
+            return "filtered"
+        if all(isinstance(item, (bool, int, float, str)) for item in value):
+            return "gradient"
+    return None
+
+
+def _shape_of_value(value: Any) -> str | None:
+    shape = _shape(value)
+    return None if shape == "filtered" else shape
+
+
+class FilteredValue(_Part):
+    """A value for the tensors whose name contains ``filter``; without a filter, for all that remain."""
+
+    filter: str | None = None
+    value: Annotated[
+        Annotated[Scalar, Tag("scalar")] | Annotated[Gradient, Tag("gradient")],
+        Discriminator(
+            _shape_of_value,
+            custom_error_type="value",
+            custom_error_message="a value is a number or a list of numbers (a gradient over the layers)",
+        ),
+    ]
+
+    @field_validator("filter")
+    @classmethod
+    def _all_tensors(cls, text: str | None) -> str | None:
+        return None if text in ("*", "") else text
+
+
+ParameterSetting: TypeAlias = Annotated[
+    Annotated[Scalar, Tag("scalar")]
+    | Annotated[Gradient, Tag("gradient")]
+    | Annotated[tuple[FilteredValue, ...], Tag("filtered")],
+    Discriminator(
+        _shape,
+        custom_error_type="parameter",
+        custom_error_message=(
+            "a parameter is a number, a list of numbers (a gradient over the layers) "
+            "or a list of {filter, value}"
+        ),
+    ),
+    BeforeValidator(lambda value: (value,) if isinstance(value, Mapping) else value),
+]
+Parameters: TypeAlias = Annotated[
+    dict[str, ParameterSetting], BeforeValidator(lambda value: {} if value is None else value)
+]
+
+
+class ModelInput(_Part):
+    """One model that takes part with all its layers."""
+
+    model: ModelName
+    parameters: Parameters = {}
+
+
+class SliceInput(_Part):
+    """The layers [start, end) of one model, as a source of an output slice."""
+
+    model: ModelName
+    layer_range: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
+    parameters: Parameters = {}
+
+    @field_validator("layer_range")
+    @classmethod
+    def _rising(cls, layers: tuple[int, int]) -> tuple[int, int]:
+        if layers[0] >= layers[1]:
+            raise ValueError(f"layer_range {list(layers)} holds no layer; the end is not included")
+        return layers
+
+
+class OutputSlice(_Part):
+    """A run of output layers, merged from equally long runs of layers of its sources."""
+
+    sources: Annotated[tuple[SliceInput, ...], Field(min_length=1)]
+    base_model: ModelName | None = None
+    residual_weight: FiniteFloat | None = None
+    parameters: Parameters = {}
+
+    @model_validator(mode="after")
+    def _equal_lengths(self) -> OutputSlice:
+        lengths = {source.layer_range[1] - source.layer_range[0] for source in self.sources}
+        if len(lengths) > 1:
+            raise ValueError(f"sources of one slice must have equally many layers, not {sorted(lengths)}")
+        _refuse_repeats([source.model for source in self.sources], "slice")
+        return self
+
+    @property
+    def num_layers(self) -> int:
+        """Number of output layers."""
+        start, end = self.sources[0].layer_range
+        return end - start
+
+
+class TokenFromModel(_Part):
+    """A token's embedding taken from a token of one model."""
+
+    kind: Literal["model_token"]
+    model: ModelName
+    token_id: int | None = None
+    token: str | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> TokenFromModel:
+        if (self.token_id is None) == (self.token is None):
+            raise ValueError("give either token_id or token")
+        return self
+
+
+class ZeroToken(_Part):
+    """A token whose embedding is zero."""
+
+    kind: Literal["zero"]
+
+
+class TokenEmbedding(_Part):
+    """Where the embedding of one token comes from."""
+
+    source: TokenFromModel | ZeroToken | ModelName | None = None
+    force: bool = False
+
+
+class TokenizerSettings(_Part):
+    """The vocabulary of the merged model, and exceptions for single tokens."""
+
+    source: ModelName = "union"
+    tokens: dict[str, TokenEmbedding] | None = None
+    pad_to_multiple_of: Annotated[int, Field(ge=1)] | None = None
+
+
+def _dtype_name(value: Any) -> Any:
+    return value.removeprefix("torch.") if isinstance(value, str) else value
+
+
+class Recipe(_Part):
+    """One merged model: its method, its parents, and the numbers that say how they are combined.
+
+    ``seed`` is ours (mergekit ignores it): the seed of methods that drop weights at random.
+    """
+
+    merge_method: Annotated[str, StringConstraints(min_length=1)]
+    base_model: ModelName | None = None
+    models: tuple[ModelInput, ...] | None = None
+    slices: tuple[OutputSlice, ...] | None = None
+    parameters: Parameters = {}
+    dtype: Annotated[DType, BeforeValidator(_dtype_name)] | None = None
+    out_dtype: Annotated[DType, BeforeValidator(_dtype_name)] | None = None
+    tokenizer_source: ModelName | None = None
+    tokenizer: TokenizerSettings | None = None
+    chat_template: str | None = None
+    seed: Annotated[int, Field(ge=0)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _modules(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and data.get("modules"):
+            raise ValueError(
+                "recipes for models of several modules ('modules:') are not supported; give models or slices"
+            )
+        return data
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        if bool(self.models) == bool(self.slices):
+            raise ValueError("a recipe has either models or slices, at least one of them")
+        if self.tokenizer is not None and self.tokenizer_source is not None:
+            raise ValueError("give either tokenizer or tokenizer_source")
+        _refuse_repeats([entry.model for entry in self.models or ()], "recipe")
+        return self
+
+    def parents(self) -> tuple[str, ...]:
+        """Return every model reference, in order of first appearance, base models that are no input last."""
+        inputs = [entry.model for entry in self.models or ()]
+        inputs += [source.model for part in self.slices or () for source in part.sources]
+        bases = [part.base_model for part in self.slices or ()] + [self.base_model]
+        return tuple(dict.fromkeys(inputs + [base for base in bases if base is not None]))
+
+    @property
+    def hash(self) -> str:
+        """16 hexadecimal digits of what the recipe says, whatever its key order and written-out defaults."""
+        content = json.dumps(_canonical(self.model_dump(exclude_defaults=True)), sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    def __hash__(self) -> int:
+        return int(self.hash, 16)
+
+
+def _refuse_repeats(models: Sequence[str], place: str) -> None:
+    repeated = sorted({model for model in models if models.count(model) > 1})
+    if repeated:
+        raise ValueError(f"{', '.join(map(repr, repeated))} is listed twice in one {place}")
+
+
+def _canonical(value: Any) -> Any:
+    """Give equal numbers (``1``, ``1.0``, ``True``) one form."""
+    if isinstance(value, Mapping):
+        return {str(key): _canonical(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_canonical(item) for item in value]
+    if isinstance(value, (bool, int)) or (isinstance(value, float) and value.is_integer()):
+        return int(value)
+    return value

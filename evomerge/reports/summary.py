@@ -1,0 +1,177 @@
+"""What a report is made from: one frozen record of a run, filled by ``evomerge.experiments``.
+
+Everything in ``evomerge.reports`` is a function of these classes, so a report can be drawn from a finished
+run, from one that is still going, and from made-up numbers in a test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from evomerge.search_spaces.genes import Genome
+
+Direction = Literal["maximize", "minimize"]
+ReferenceKind = Literal["parent", "base", "uniform"]
+ConfirmedKind = Literal["parent", "base", "uniform", "trial"]
+
+
+@dataclass(frozen=True)
+class ObjectiveInfo:
+    """One objective: its name, which way is better, and the task and metric behind it."""
+
+    name: str
+    direction: Direction = "maximize"
+    weight: float = 1.0
+    task: str = ""
+    metric: str = ""
+
+    @property
+    def sign(self) -> int:
+        """+1 when larger is better, -1 when smaller is."""
+        return 1 if self.direction == "maximize" else -1
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """One finished trial as the journal has it.
+
+    ``objectives`` is None for a failed trial, whose ``error`` is a traceback. ``truncated`` and
+    ``unextracted`` map an objective's name to the share (0 to 1) of its generations cut off by the token
+    limit and of its answers that could not be extracted. ``seconds`` is wall time; ``merge_seconds`` and
+    ``forward_seconds`` are parts of it. A ``cached`` trial had a recipe that was evaluated before.
+    """
+
+    number: int
+    genome: Genome
+    objectives: Mapping[str, float] | None
+    state: Literal["complete", "failed"] = "complete"
+    seconds: float = 0.0
+    merge_seconds: float = 0.0
+    forward_seconds: float = 0.0
+    finished: datetime | None = None
+    error: str | None = None
+    truncated: Mapping[str, float] = field(default_factory=dict)
+    unextracted: Mapping[str, float] = field(default_factory=dict)
+    cached: bool = False
+    worker: str = ""
+    on_front: bool = False
+
+
+@dataclass(frozen=True)
+class ReferenceRow:
+    """A parent (by nickname), the base or the uniform merge, scored on the search items."""
+
+    name: str
+    kind: ReferenceKind
+    objectives: Mapping[str, float]
+    truncated: Mapping[str, float] = field(default_factory=dict)
+    unextracted: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate from ``items`` items with the ends of its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+    items: int = 0
+
+
+@dataclass(frozen=True)
+class ConfirmedRow:
+    """A model on the confirmation items, which the search never saw.
+
+    ``mean`` is over the objectives, each turned so that larger is better; it ranks the rows.
+    """
+
+    label: str
+    trial: int | None
+    kind: ConfirmedKind
+    objectives: Mapping[str, Interval]
+    mean: Interval
+    truncated: Mapping[str, float] = field(default_factory=dict)
+    unextracted: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The winner minus ``against`` (a confirmed row's label) on the mean over objectives, paired by item."""
+
+    against: str
+    difference: Interval
+    p_value: float
+
+    @property
+    def beats(self) -> bool:
+        """Whether the winner is better by more than the 95% interval of the difference."""
+        return self.difference.low > 0
+
+    @property
+    def loses(self) -> bool:
+        """Whether the winner is worse by more than the 95% interval of the difference."""
+        return self.difference.high < 0
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A run, finished or not.
+
+    ``hypervolume`` holds (trial number, volume dominated up to and including that trial), measured against
+    ``reference_point``. ``pick`` is the trial chosen by ``pick_rule`` on the confirmation items; None before.
+    ``flags`` are warnings in words; ``facts`` are label → text pairs shown as they are (seed, items).
+    """
+
+    name: str
+    folder: str
+    status: str
+    experiment_yaml: str
+    objectives: Sequence[ObjectiveInfo]
+    genes: Sequence[str]
+    trials: Sequence[TrialRow]
+    references: Sequence[ReferenceRow]
+    hypervolume: Sequence[tuple[int, float]] = ()
+    reference_point: Mapping[str, float] = field(default_factory=dict)
+    confirmed: Sequence[ConfirmedRow] = ()
+    pick: int | None = None
+    pick_rule: str = ""
+    comparisons: Sequence[Comparison] = ()
+    winner_recipe_yaml: str | None = None
+    flags: Sequence[str] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict)
+    wall_seconds: float = 0.0
+    budget: int = 0
+
+    @property
+    def complete(self) -> list[TrialRow]:
+        """The trials that have objectives, in order."""
+        return [trial for trial in self.trials if trial.objectives is not None]
+
+    @property
+    def failed(self) -> list[TrialRow]:
+        """The trials that failed, in order."""
+        return [trial for trial in self.trials if trial.objectives is None]
+
+    @property
+    def front(self) -> list[TrialRow]:
+        """The non-dominated trials, in order."""
+        return [trial for trial in self.complete if trial.on_front]
+
+    @property
+    def winner(self) -> ConfirmedRow | None:
+        """The confirmed row of the picked trial."""
+        return next((row for row in self.confirmed if row.trial is not None and row.trial == self.pick), None)
+
+    def best_parent(self, objective: ObjectiveInfo) -> ReferenceRow | None:
+        """Return the parent that is best in ``objective`` on the search items."""
+        return best_parent(self.references, objective)
+
+
+def best_parent(references: Sequence[ReferenceRow], objective: ObjectiveInfo) -> ReferenceRow | None:
+    """Return the parent among ``references`` that is best in ``objective``; None if there is none."""
+    parents = [row for row in references if row.kind == "parent" and objective.name in row.objectives]
+    return max(parents, key=lambda row: objective.sign * row.objectives[objective.name], default=None)

@@ -1,0 +1,118 @@
+"""Numbers and verdicts in words, the same in the terminal and in the HTML report.
+
+A verdict claims no more than the interval does: "beats" needs the whole 95% interval of the paired
+difference above zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from evomerge.reports.summary import Comparison, ConfirmedRow, Interval, RunSummary
+
+
+def number(value: float) -> str:
+    """Return ``value`` in a width that suits scores: three decimals below 10, four digits above."""
+    if not math.isfinite(value):
+        return "–" if math.isnan(value) else ("∞" if value > 0 else "−∞")
+    if value != 0 and abs(value) < 0.001:
+        return f"{value:.1e}".replace("-", "−")
+    text = f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}" if abs(value) < 1e5 else f"{value:.3e}"
+    return text.replace("-", "−")
+
+
+def signed(value: float) -> str:
+    """Return a difference with its sign: ``+0.031``."""
+    return f"+{number(value)}" if value > 0 else number(value)
+
+
+def ends(interval: Interval) -> str:
+    """Return the ends of an interval, short enough for a table cell: ``0.68–0.74``."""
+    return f"{_short(interval.low)}–{_short(interval.high)}"
+
+
+def _short(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−") if 0.01 <= abs(value) < 10 or value == 0 else number(value)
+
+
+def p_value(value: float) -> str:
+    """Return ``p < 0.001`` or ``p = 0.034``."""
+    if not math.isfinite(value):
+        return "p unknown"
+    if value < 0.001:
+        return "p < 0.001"
+    return f"p = {value:.3f}" if value < 0.1 else f"p = {value:.2f}"
+
+
+def share(value: float) -> str:
+    """Return a share (0 to 1) as per cent; a small share is never shown as zero."""
+    return "<0.1%" if 0 < value < 0.001 else f"{value:.1%}" if 0 < value < 0.1 else f"{value:.0%}"
+
+
+def duration(seconds: float) -> str:
+    """Return ``41s``, ``1m40s`` or ``2h05m``."""
+    if not math.isfinite(seconds):
+        return "?"
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{seconds:.1f}s" if 0 < seconds < 9.95 and seconds != whole else f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def verdict(comparison: Comparison) -> str:
+    """Return one comparison as the end of a sentence whose subject is the winner."""
+    difference = comparison.difference
+    numbers = f"{signed(difference.value)} {ends_exact(difference)}, {p_value(comparison.p_value)}"
+    if comparison.beats:
+        return f"beats {comparison.against} by {numbers}"
+    if comparison.loses:
+        return f"is worse than {comparison.against}: {numbers}"
+    return f"does not beat {comparison.against}: {numbers} (the interval holds zero)"
+
+
+def ends_exact(interval: Interval) -> str:
+    """Return the 95% interval of a difference, to three decimals and with signs."""
+    return f"[{signed(interval.low)}, {signed(interval.high)}]"
+
+
+def headline(summary: RunSummary) -> str:
+    """Return the run's result in one sentence, no stronger than the comparisons allow."""
+    winner = summary.winner
+    if winner is None:
+        return _unconfirmed(summary)
+    if not summary.comparisons:
+        return f"{capital(winner.label)} is the pick; it was compared with nothing."
+    beaten = [c.against for c in summary.comparisons if c.beats]
+    unbeaten = [c.against for c in summary.comparisons if not c.beats]
+    if not unbeaten:
+        return f"{capital(winner.label)} beats {_listed(beaten)}."
+    if not beaten:
+        return f"{capital(winner.label)} does not beat {_listed(unbeaten, 'or')}."
+    return f"{capital(winner.label)} beats {_listed(beaten)}, but does not beat {_listed(unbeaten, 'or')}."
+
+
+def _unconfirmed(summary: RunSummary) -> str:
+    if not summary.trials:
+        return "No trial has finished yet."
+    if not summary.complete:
+        return f"All {len(summary.trials)} trials so far failed."
+    return "Nothing is confirmed yet: the scores below are on the items that the search optimises."
+
+
+def capital(text: str) -> str:
+    """Return ``text`` with a capital first letter and the rest as it was."""
+    return text[:1].upper() + text[1:]
+
+
+def _listed(names: Sequence[str], word: str = "and") -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {word} {names[-1]}"
+
+
+def compared_rows(summary: RunSummary) -> list[ConfirmedRow]:
+    """Return the confirmed parents, base, uniform merge and winner, in that order."""
+    order = {"parent": 0, "base": 1, "uniform": 2}
+    rows = sorted((row for row in summary.confirmed if row.kind in order), key=lambda row: order[row.kind])
+    return rows + [row for row in [summary.winner] if row is not None]
