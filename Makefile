@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install quickstart smoke test test-fast check docs wheel bench clean
+.PHONY: help install quickstart test test-fast check docs wheel bench clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -21,9 +21,9 @@ quickstart: $(STAMP)  ## The main job: build the zoo, search, confirm, report, e
 	$(BIN)/evomerge zoo build
 	$(BIN)/evomerge run quickstart --out runs/quickstart
 	$(BIN)/evomerge export runs/quickstart
-	$(BIN)/python -W ignore experiments/ask.py runs/quickstart/model
+	$(BIN)/python docs/ask.py runs/quickstart/model
 
-test: $(STAMP)  ## All tests
+test: $(STAMP)  ## All tests, the slow ones included
 	$(BIN)/evomerge zoo build
 	$(BIN)/python -m pytest
 

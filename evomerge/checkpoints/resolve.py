@@ -12,7 +12,7 @@ from pathlib import Path
 from evomerge.errors import CheckpointError, suggest
 
 ZOO_VERSION = "1"  # raised when the zoo's models change, so that old caches are not taken for new ones
-DOWNLOADED = ("*.safetensors", "*.json", "*.model", "*.jinja", "*.txt", "*.tiktoken", "tokenizer*")
+DOWNLOADED = ("*.safetensors", "*.json", "*.model", "*.jinja", "*.txt", "*.tiktoken", "tokenizer*", "README.md", "LICEN*")
 NOT_DOWNLOADED = ("original/*", "consolidated*", "onnx/*", "*.gguf")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 

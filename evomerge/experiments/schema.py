@@ -148,7 +148,7 @@ def parse_experiment(
         "searcher": searcher,
         "base": None if raw.base is None else absolute(raw.base, folder),
         "parents": {nickname: absolute(reference, folder) for nickname, reference in raw.parents.items()},
-        "fitness": raw.fitness.anchored(folder),
+        "fitness": anchored(raw.fitness, folder),
     }
     return ExperimentConfig.model_construct(**fields)
 
@@ -169,6 +169,22 @@ def absolute(reference: str, folder: Path) -> str:
     if reference.startswith((".", "~")) or (not path.is_absolute() and (folder / path).is_dir()):
         return str((folder / path).resolve())
     return reference
+
+
+def anchored(fitness: FitnessConfig, folder: Path) -> FitnessConfig:
+    """Make the paths of task files and of functions' files absolute."""
+    objectives = tuple(
+        objective.model_copy(update={"task": _file(objective.task, folder), "function": _file(objective.function, folder)})
+        for objective in fitness.objectives
+    )
+    return fitness.model_copy(update={"objectives": objectives})
+
+
+def _file(name: str | None, folder: Path) -> str | None:
+    path, colon, rest = (name or "").partition(":")
+    if path.endswith((".yaml", ".yml", ".py")) and (folder / path).is_file():
+        return str((folder / path).resolve()) + colon + rest
+    return name
 
 
 def _collect(problems: list[Problem], read: Any) -> Any:

@@ -1,7 +1,7 @@
 """The model card: README.md with the Hub's metadata on top and, below it, what the model is and how good.
 
-The text says which items the search used and which ones the results come from: a search keeps the best of many
-noisy scores, so its own scores are too high.
+The text says which items the search used and which ones the results come from: a search keeps the best of
+many noisy scores, so its own scores are too high.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from evomerge.merging import METHODS
 from evomerge.recipes import Recipe, write_recipe
 
 TAGS = ("merge", "evomerge", "mergekit-compatible")
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]*\w")
+_SNAPSHOT = re.compile(r"/models--([^/]+)/snapshots/([^/]+)")
 
 
 def describe(
     recipe: Recipe,
     title: str,
     *,
+    folders: Mapping[str, Path] | None = None,
     nicknames: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
     **search: Any,
@@ -38,6 +39,7 @@ def describe(
     Args:
         recipe: how the model is merged.
         title: the card's heading.
+        folders: reference → folder of each parent, where they are known already.
         nicknames: reference → the experiment file's name for that parent.
         notes: further lines for the reader.
         search: the fields of ``CardData`` that only a search fills: search, objectives, scores, comparisons.
@@ -45,14 +47,17 @@ def describe(
     Raises:
         CheckpointError: a parent cannot be found.
     """
-    folders = {reference: resolve(reference) for reference in recipe.parents()}
+    folders = dict(folders or {reference: resolve(reference) for reference in recipe.parents()})
     licence = resolve_licence(folders)
-    stated = {one.parent: one.label for one in licence.parents}
     parents = tuple(
         ParentInfo(
-            reference, (nicknames or {}).get(reference, ""), reference == recipe.base_model, stated[reference]
+            reference=one.parent,
+            nickname=(nicknames or {}).get(one.parent, ""),
+            is_base=one.parent == recipe.base_model,
+            licence=one.label,
+            **hub_origin(folders[one.parent]),
         )
-        for reference in folders
+        for one in licence.parents
     )
     cards = [front_matter(folder) for folder in folders.values()]
     return CardData(
@@ -67,12 +72,13 @@ def describe(
     )
 
 
-def hub_ids(reference: str) -> list[str]:
-    """Return the Hub repositories that ``reference`` names: none for a folder or a zoo model, two for a+b."""
-    if reference.startswith(("zoo/", ".", "/", "~")) or Path(reference).exists():
-        return []
-    parts = [part.split("@")[0] for part in reference.split("+")]
-    return [part for part in parts if _REPOSITORY.fullmatch(part)]
+def hub_origin(folder: Path) -> dict[str, str]:
+    """Return ``hub_id`` and ``revision`` of a folder in the Hub's cache; empty for any other folder.
+
+    The place says it, not the reference: ``models/math`` may be a folder, and also somebody's repository.
+    """
+    found = _SNAPSHOT.search(folder.as_posix())
+    return {"hub_id": found[1].replace("--", "/", 1), "revision": found[2]} if found else {}
 
 
 def render_card(card: CardData) -> str:
@@ -92,7 +98,7 @@ def render_card(card: CardData) -> str:
 
 def metadata(card: CardData) -> ModelCardData:
     """Return the front matter; parents that are no Hub repository are left out, as the Hub refuses them."""
-    base = list(dict.fromkeys(name for parent in card.parents for name in hub_ids(parent.reference)))
+    base = list(dict.fromkeys(parent.hub_id for parent in card.parents if parent.hub_id))
     results = _eval_results(card)
     fields: dict[str, Any] = dict(card.licence.metadata)
     if base:
@@ -141,16 +147,24 @@ def _introduction(card: CardData) -> list[str]:
 
 
 def _parents(card: CardData) -> list[str]:
-    rows = []
-    for parent in card.parents:
-        ids = hub_ids(parent.reference)
-        links = " + ".join(f"[{name}](https://huggingface.co/{name})" for name in ids)
-        role = "base" if parent.is_base else "parent"
-        rows.append(
-            [links or f"`{parent.reference}` (not on the Hub)", parent.nickname, role, parent.licence]
-        )
-    table = _table(["model", "name", "role", "licence"], rows)
+    rows = [
+        [
+            _link(parent),
+            parent.nickname,
+            "base" if parent.is_base else "parent",
+            parent.licence,
+            parent.revision,
+        ]
+        for parent in card.parents
+    ]
+    table = _table(["model", "name", "role", "licence", "revision"], rows)
     return ["## Parents", "", *table, "", *_licence(card)]
+
+
+def _link(parent: ParentInfo) -> str:
+    if parent.hub_id:
+        return f"[{parent.hub_id}](https://huggingface.co/{parent.hub_id})"
+    return f"`{parent.reference}` (not on the Hub)"
 
 
 def _licence(card: CardData) -> list[str]:

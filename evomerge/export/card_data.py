@@ -22,12 +22,16 @@ class ParentInfo:
         nickname: the experiment file's name for it; empty where there is none.
         is_base: whether the others were fine-tuned from it.
         licence: what its own card says, in words; empty where it says nothing.
+        hub_id: its repository, where it came from the Hub; only these can stand in the card's metadata.
+        revision: the commit that was merged, where it came from the Hub.
     """
 
     reference: str
     nickname: str = ""
     is_base: bool = False
     licence: str = ""
+    hub_id: str = ""
+    revision: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Uploading an exported folder to the Hugging Face Hub, so that a failed upload goes on where it stopped.
 
-``create_repo(exist_ok=True)`` and ``upload_folder`` are all that is used: huggingface_hub 0.34 and 2.x have them,
-and both go on when the same call is made again. A pull request is opened before the upload, not by it, since
+Only ``create_repo(exist_ok=True)`` and ``upload_folder`` are used: huggingface_hub 0.34 and 2.x have them and go
+on when the same call is made again. A pull request is opened before the upload, not by it, since
 ``upload_folder(create_pr=True)`` would open another one at each attempt.
 """
 

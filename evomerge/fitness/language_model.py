@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -218,6 +219,21 @@ class ResidentLM(HFLM):
             for row in rows
         ]
         return torch.tensor(padded, dtype=torch.long, device=self.device)
+
+
+@dataclass(frozen=True, eq=False)
+class Resident:
+    """A live model with its tokenizer; lm-eval's view of it is built at the first use and kept."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    batch_size: int
+    max_length: int | None = None
+
+    @cached_property
+    def lm(self) -> ResidentLM:
+        """lm-eval's view of the model."""
+        return ResidentLM(self.model, self.tokenizer, batch_size=self.batch_size, max_length=self.max_length)
 
 
 class ForwardClock:

@@ -128,7 +128,8 @@ def genome_figure(trial: TrialRow) -> go.Figure:
         go.Bar(
             x=[value for _, value in genes], y=[html.escape(name) for name, _ in genes], orientation="h",
             text=[wording.number(float(value)) for _, value in genes], textposition="outside",
-            cliponaxis=False, marker={"color": COLOURS["front"]}, hovertemplate="%{y}: %{x:.6g}<extra></extra>",
+            cliponaxis=False, marker={"color": COLOURS["front"]},
+            hovertemplate="%{y}: %{x:.6g}<extra></extra>",
         )
     )  # fmt: skip
     return _rows(figure, len(genes))

@@ -1,9 +1,9 @@
 """The contract of a searcher, the table of searchers, and how an experiment's ``searcher:`` becomes one.
 
-A searcher proposes genomes and learns from their objectives. It is a deterministic function of its config (seed
-included), the genes, the objectives, the starting points and the sequence of ``ask`` and ``tell`` calls: no global
-random generator is read or written, no clock, no hash order. So it needs no saved state: a run is resumed by asking
-and telling a new searcher the journal's trials again.
+A searcher proposes genomes and learns from their objectives. It is a deterministic function of its config
+(seed included), the genes, the objectives, the starting points and the sequence of ``ask`` and ``tell``
+calls: no global random generator is read or written, no clock, no hash order. So it needs no saved state: a
+run is resumed by asking and telling a new searcher the journal's trials again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from evomerge.search_spaces.genes import FloatGene, Gene, Genome, IntGene, Value
 
 @dataclass(frozen=True)
 class ObjectiveSpec:
-    """One number that a trial is judged by; ``weight`` counts only for searchers that want a single number."""
+    """One number that a trial is judged by; ``weight`` counts for searchers that want a single number."""
 
     name: str
     direction: Literal["maximize", "minimize"]
@@ -33,19 +33,19 @@ class ObjectiveSpec:
 class Searcher(Protocol):
     """Proposes genomes (``ask``) and learns from their objectives (``tell``).
 
-    The driver asks whenever fewer than W trials are in flight, and tells results in the order of asking, each asked
-    genome once, however late they finish. Both calls come from one thread.
+    The driver asks whenever fewer than W trials are in flight, and tells results in the order of asking, each
+    asked genome once, however late they finish. Both calls come from one thread.
     """
 
     def ask(self) -> dict[str, Value] | None:
-        """Return a new genome: plain ``float``, ``int`` and ``str`` values inside the genes' bounds, in gene order.
+        """Return a new genome: plain ``float``, ``int`` and ``str`` values in bounds, in gene order.
 
-        ``None`` means: not before more results are told (a generation is open). It is never returned when nothing
-        is in flight. The dict belongs to the caller.
+        ``None`` means: not before more results are told (a generation is open). It is never returned when
+        nothing is in flight. The dict belongs to the caller.
         """
 
     def tell(self, genome: Genome, objectives: Mapping[str, float] | None) -> None:
-        """Learn the result of the longest-asked genome in flight: objective name → value; ``None`` if it failed.
+        """Learn the result of the longest-asked genome in flight: objective → value; ``None`` if it failed.
 
         Raises:
             RunError: ``genome`` is not the longest-asked one in flight.
@@ -124,7 +124,8 @@ def read_searcher(
     Raises:
         ConfigError: unknown kind, or an unknown or unfit option; says the line and the nearest valid name.
     """
-    document = document or Document(value, "searcher")
+    if document is None:
+        document, prefix = Document(value, "searcher"), ()
     data = {"kind": value} if isinstance(value, str) else value
     if not isinstance(data, Mapping) or "kind" not in data:
         what = "a searcher is a name, or a mapping with the field 'kind'"
@@ -150,10 +151,12 @@ def build_searcher(
         genes: what to vary.
         objectives: what the searcher will be told for each genome; at least one.
         budget: trials planned.
-        starting_points: known genomes worth starting from; see docs/searchers.md for what each kind does with them.
+        starting_points: known genomes worth starting from; docs/searchers.md says what each kind does with
+            them.
 
     Raises:
-        ConfigError: the genes, the objectives or the starting points cannot be searched; every problem at once.
+        ConfigError: the genes, the objectives or the starting points cannot be searched; every problem at
+            once.
         UnknownNameError: no searcher has the config's kind.
     """
     entry = SEARCHERS[config.kind]
@@ -175,7 +178,9 @@ def _gene_problems(genes: Sequence[Gene]) -> list[Problem]:
         if isinstance(gene, (FloatGene, IntGene)):
             if not (math.isfinite(gene.low) and math.isfinite(gene.high) and gene.low <= gene.high):
                 what = f"the bounds [{gene.low}, {gene.high}] of the gene {gene.name!r} are not an interval"
-                problems.append(Problem(what, "search space", "bounds are two finite numbers, the lower first"))
+                problems.append(
+                    Problem(what, "search space", "bounds are two finite numbers, the lower first")
+                )
         elif not gene.choices:
             problems.append(Problem(f"the gene {gene.name!r} has no choices", "search space"))
     if not problems and all(_is_constant(gene) for gene in genes):
@@ -201,18 +206,24 @@ def _objective_problems(objectives: Sequence[ObjectiveSpec], multi_objective: bo
         what = f"weights must be finite and not negative (found {weights})"
         problems.append(Problem(what, "objectives", "the objective's direction says what is better"))
     elif not multi_objective and not any(weights):
-        problems.append(Problem("all objectives have weight 0", "objectives", "give at least one a weight above 0"))
+        problems.append(
+            Problem("all objectives have weight 0", "objectives", "give at least one a weight above 0")
+        )
     return problems
 
 
 def _point_problems(genes: Sequence[Gene], point: Genome, where: str) -> list[Problem]:
     names = {gene.name for gene in genes}
-    problems = [Problem(f"unknown gene {name!r}", where, suggest(name, names)) for name in point if name not in names]
+    problems = [
+        Problem(f"unknown gene {name!r}", where, suggest(name, names)) for name in point if name not in names
+    ]
     for gene in genes:
         if gene.name not in point:
             problems.append(Problem(f"no value for the gene {gene.name!r}", where))
         elif not _holds(gene, point[gene.name]):
-            domain = f"[{gene.low}, {gene.high}]" if isinstance(gene, (FloatGene, IntGene)) else f"{gene.choices}"
+            domain = (
+                f"[{gene.low}, {gene.high}]" if isinstance(gene, (FloatGene, IntGene)) else f"{gene.choices}"
+            )
             problems.append(Problem(f"{gene.name!r} = {point[gene.name]!r} is not in {domain}", where))
     return problems
 

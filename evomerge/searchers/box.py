@@ -13,8 +13,8 @@ from evomerge.search_spaces.genes import ChoiceGene, FloatGene, Gene, Genome, Va
 class UnitBox:
     """The map between genomes and points of [0, 1]ⁿ.
 
-    A float gene is scaled from its bounds. An integer or choice gene divides its coordinate into equal cells, one a
-    value (choices in their written order). A gene with a single possible value has no coordinate.
+    A float gene is scaled from its bounds. An integer or choice gene divides its coordinate into equal cells,
+    one a value (choices in their written order). A gene with a single possible value has no coordinate.
 
     Attributes:
         dimensions: n, the number of coordinates.
@@ -29,12 +29,13 @@ class UnitBox:
         self.dimensions = len(self._free)
 
     def genome(self, point: NDArray[np.float64]) -> dict[str, Value]:
-        """Return the genome at ``point``, a float64 array ``(n,)``; coordinates outside [0, 1] are clipped."""
-        clipped = dict(zip((gene.name for gene in self._free), np.clip(point, 0.0, 1.0).tolist(), strict=True))
+        """Return the genome at ``point``, a float64 array ``(n,)``; coordinates are clipped to [0, 1]."""
+        names = (gene.name for gene in self._free)
+        clipped = dict(zip(names, np.clip(point, 0.0, 1.0).tolist(), strict=True))
         return {gene.name: _value(gene, clipped.get(gene.name, 0.0)) for gene in self._genes}
 
     def point(self, genome: Genome) -> NDArray[np.float64]:
-        """Return a point ``(n,)`` float64 whose genome is ``genome``; the middle of the cell for cell genes."""
+        """Return a point ``(n,)`` float64 whose genome is ``genome``; of a cell, the middle."""
         return np.array([_coordinate(gene, genome[gene.name]) for gene in self._free], dtype=np.float64)
 
 

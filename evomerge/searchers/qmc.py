@@ -16,7 +16,7 @@ from evomerge.errors import ConfigError, Problem
 from evomerge.search_spaces.genes import Genome, Value
 from evomerge.searchers.base import SEARCHERS, SearcherConfig, SearcherEntry, Setting
 from evomerge.searchers.box import UnitBox
-from evomerge.searchers.told import InFlight
+from evomerge.searchers.results import InFlight
 
 
 class QmcConfig(SearcherConfig):
@@ -33,7 +33,8 @@ class QmcSearcher:
         if self._box.dimensions > qmc.Sobol.MAXDIM:
             what = f"Sobol sequences exist up to {qmc.Sobol.MAXDIM} genes (found {self._box.dimensions})"
             raise ConfigError(Problem(what, "searcher", "use fewer genes, or `searcher: random`"))
-        self._sequence = qmc.Sobol(self._box.dimensions, scramble=True, seed=np.random.default_rng(config.seed))
+        generator = np.random.default_rng(config.seed)
+        self._sequence = qmc.Sobol(self._box.dimensions, scramble=True, seed=generator)
         self._in_flight: InFlight[None] = InFlight()
 
     def ask(self) -> dict[str, Value]:

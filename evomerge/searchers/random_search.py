@@ -11,7 +11,7 @@ from pydantic import Field
 from evomerge.search_spaces.genes import Genome, Value
 from evomerge.searchers.base import SEARCHERS, SearcherConfig, SearcherEntry, Setting
 from evomerge.searchers.box import UnitBox
-from evomerge.searchers.told import InFlight
+from evomerge.searchers.results import InFlight
 
 
 class RandomConfig(SearcherConfig):

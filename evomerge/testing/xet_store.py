@@ -1,7 +1,7 @@
 """A store of Xet objects in memory: takes the xorbs and shards that ``hf_xet`` uploads, and hands them back.
 
-Written from the public specification (https://huggingface.co/docs/xet). Chunks are kept compressed as they came:
-it is the client that unpacks and checks them when it downloads; nothing here knows the compression.
+Written from the public specification (https://huggingface.co/docs/xet). Chunks stay compressed, as they came:
+the client unpacks and checks them when it downloads; nothing here knows the compression.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 import threading
 from dataclasses import dataclass
+from typing import Any
 
 _SHARD_HEADER = 48
 _ENTRY = 48
@@ -68,7 +69,7 @@ class XetStore:
 
     def reconstruction(
         self, name: str, base_url: str, first: int = 0, last: int | None = None
-    ) -> dict[str, object]:
+    ) -> dict[str, Any]:
         """Return version 1 of the answer to "how do I rebuild bytes first..last of this file"."""
         last = self.size(name) - 1 if last is None else last
         terms, position, skipped = [], 0, None
@@ -77,12 +78,12 @@ class XetStore:
             if begin <= last and position > first:
                 skipped = first - begin if skipped is None else skipped
                 terms.append(term)
-        fetch: dict[str, list[dict[str, object]]] = {}
+        fetch: dict[str, list[dict[str, Any]]] = {}
         for term in terms:
             ends = self.chunk_ends(term.xorb)
             bounds = {"start": ends[term.start - 1] if term.start else 0, "end": ends[term.end - 1] - 1}
             chunks = {"start": term.start, "end": term.end}
-            entry = {"range": chunks, "url": f"{base_url}/{term.xorb}", "url_range": bounds}
+            entry: dict[str, Any] = {"range": chunks, "url": f"{base_url}/{term.xorb}", "url_range": bounds}
             if entry not in fetch.setdefault(term.xorb, []):
                 fetch[term.xorb].append(entry)
         return {

@@ -6,7 +6,7 @@ import os
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 Items = Mapping[str, Sequence[str]]
@@ -33,12 +33,12 @@ class WorkerSpec:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one evaluation. ``responses`` is None when it failed, and ``error`` then holds the traceback.
+    """What became of one evaluation. ``responses`` (JSON) is None when it failed; ``error`` then holds the traceback.
 
     ``worker_lost`` tells a failure of the worker's process from one of the recipe. Times are in seconds.
     """
 
-    responses: dict[str, Any] | None
+    responses: str | None
     error: str | None = None
     worker_lost: bool = False
     seconds: float = 0.0
@@ -47,7 +47,6 @@ class Outcome:
     worker: str = ""
     device: str = ""
     batch_size: int = 0
-    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Worker:

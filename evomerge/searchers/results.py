@@ -39,8 +39,8 @@ class InFlight(Generic[Note]):
         expected, note = self._asked[0]
         if expected != genome:
             raise RunError(
-                f"a result was told out of ask order: {_difference(expected, genome)}. Tell results in the order "
-                "of asking; on resume, replay with the versions and the searcher config that the run started with"
+                f"a result was told out of ask order: {_difference(expected, genome)}. Tell results in the "
+                "order of asking; on resume, with the versions and searcher config that the run started with"
             )
         self._asked.popleft()
         return note
@@ -49,7 +49,7 @@ class InFlight(Generic[Note]):
 def objective_values(
     objectives: Sequence[ObjectiveSpec], told: Mapping[str, float] | None
 ) -> tuple[float, ...] | None:
-    """Return the values in the order of ``objectives``; ``None`` if the trial failed or a value is not finite.
+    """Return the values in the order of ``objectives``; ``None`` if it failed or a value is not finite.
 
     Raises:
         RunError: an objective has no value.

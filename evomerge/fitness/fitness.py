@@ -1,0 +1,217 @@
+"""Fitness: everything that turns a live model into responses and objectives, built once a process."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from evomerge.errors import ConfigError, EvomergeError, FitnessError, Problem
+from evomerge.fitness.functions import FunctionTask
+from evomerge.fitness.isolation import isolated
+from evomerge.fitness.items import Pools, choose
+from evomerge.fitness.language_model import ForwardClock, Resident
+from evomerge.fitness.metrics import Metric, resolve_metric
+from evomerge.fitness.objectives import FitnessConfig, Objective, ObjectiveConfig, Split, TaskSettings
+from evomerge.fitness.responses import Responses, TaskResponses
+from evomerge.fitness.sources import load_task
+from evomerge.fitness.tasks import LmEvalTask
+from evomerge.recipes.yaml import Key, dotted
+
+
+class EvaluationTask(Protocol):
+    """What a task is to the fitness: items by split, metrics by key, and responses on demand."""
+
+    key: str
+    metrics: dict[str, Metric]
+    pools: Pools
+
+    def respond(self, resident: Resident, items: Sequence[str], used_filters: frozenset[str]) -> TaskResponses:
+        """Run items on the resident model."""
+
+    def prompt(self, tokenizer: Any = None) -> str:
+        """Return the first search item's prompt."""
+
+    def problems(self, tokenizer: Any) -> list[Problem]:
+        """Return why the task cannot be run with a tokenizer."""
+
+    def warnings(self) -> list[Problem]:
+        """Return what is allowed but likely to mislead."""
+
+
+class Fitness:
+    """The tasks of a `fitness:` section, ready to evaluate one model after another.
+
+    No model is needed to build it, so a preflight and a driver can use it for everything but `evaluate`.
+
+    Args:
+        config: the section.
+        base_folder: the experiment file's folder, from which relative paths start.
+        locate: from a key path such as ``("fitness", "objectives", 0, "task")`` to words for messages; give
+            ``document.where`` to have file and line.
+
+    Attributes:
+        objectives: in the order of the file.
+        warnings: what is allowed but likely to mislead.
+
+    Raises:
+        ConfigError: every problem of every objective.
+    """
+
+    def __init__(
+        self,
+        config: FitnessConfig,
+        *,
+        base_folder: Path | None = None,
+        locate: Callable[[Key], str] = dotted,
+    ) -> None:
+        self.config = config
+        self._base_folder = base_folder
+        self._tasks: dict[str, EvaluationTask] = {}
+        self._caps: dict[str, int | None] = {}
+        self._resident: Resident | None = None
+        problems: list[Problem] = []
+        resolved: list[Objective] = []
+        with isolated(config.seed):
+            for index, objective in enumerate(config.objectives):
+                key: Key = ("fitness", "objectives", index)
+                try:
+                    resolved.append(self._resolve(objective))
+                except ConfigError as error:
+                    problems += [Problem(p.what, locate(key), p.suggestion) for p in error.problems]
+                except EvomergeError as error:
+                    field = "task" if objective.task else "function"
+                    problems.append(Problem(str(error), locate((*key, field))))
+        problems += self._duplicates(resolved, locate) if not problems else []
+        if problems:
+            raise ConfigError(problems)
+        self.objectives = tuple(self._named(objective, resolved) for objective in resolved)
+        self.warnings = tuple(problem for task in self._tasks.values() for problem in task.warnings())
+
+    def _resolve(self, config: ObjectiveConfig) -> Objective:
+        task = self._task(config)
+        if isinstance(task, FunctionTask):
+            metric: Metric | Problem = task.metric(config.metric, config.direction)
+        else:
+            metric = resolve_metric(task.key, task.metrics, config.metric, config.filter)
+        if isinstance(metric, Problem):
+            raise ConfigError(metric)
+        direction = config.direction or metric.direction
+        if direction is None:
+            raise ConfigError(
+                Problem(f"task {task.key!r} does not say which way of {metric.name!r} is better", "", "set `direction`")
+            )
+        if self._caps.setdefault(task.key, config.items) != config.items:
+            raise ConfigError(
+                Problem(f"objectives of task {task.key!r} differ in `items`", "", "they share the items: set one number")
+            )
+        return Objective(config.name or "", direction, config.weight, task.key, metric.key, metric.aggregation)
+
+    def _task(self, config: ObjectiveConfig) -> EvaluationTask:
+        share = self.config.confirmation_share
+        if config.function is not None:
+            key = config.function
+            if key not in self._tasks:
+                function = FunctionTask(key, base_folder=self._base_folder, confirmation_share=share)
+                self._tasks[key] = function
+            return self._tasks[key]
+        settings = TaskSettings.of(config)
+        key = settings.key(str(config.task))
+        if key not in self._tasks:
+            source = load_task(str(config.task), self._base_folder)
+            self._tasks[key] = LmEvalTask(
+                key, source, settings, confirmation_share=share, seed=self.config.seed
+            )
+        return self._tasks[key]
+
+    @staticmethod
+    def _named(objective: Objective, all_objectives: Sequence[Objective]) -> Objective:
+        """Return the objective with its name: the task's, and its metric too when the task has several objectives."""
+        if objective.name:
+            return objective
+        alone = Counter(other.task for other in all_objectives)[objective.task] == 1
+        name = objective.task if alone else f"{objective.task}/{objective.metric.removesuffix(',none')}"
+        return Objective(name, *[getattr(objective, f) for f in ("direction", "weight", "task", "metric", "aggregation")])
+
+    def _duplicates(self, objectives: Sequence[Objective], locate: Callable[[Key], str]) -> list[Problem]:
+        names = [self._named(objective, objectives).name for objective in objectives]
+        return [
+            Problem(f"two objectives are called {name!r}", locate(("fitness", "objectives", index)), "set `name`")
+            for index, name in enumerate(names)
+            if name in names[:index]
+        ]
+
+    def items(self, split: Split) -> dict[str, tuple[str, ...]]:
+        """Return the item ids of each task, capped as the config says.
+
+        The order is random but fixed by content and seed: any first n of them are a uniform random subset.
+        """
+        chosen = {}
+        for key, task in self._tasks.items():
+            cap = self.config.confirmation_items
+            if split == "search":
+                cap = self._caps[key] or self.config.search_items
+            chosen[key] = choose(task.pools[split], cap, self.config.seed)
+        return chosen
+
+    def prompts(self, tokenizer: Any = None) -> dict[str, str]:
+        """Return the first rendered prompt of each task; chat templates are applied when a tokenizer is given."""
+        with isolated(self.config.seed):
+            return {key: task.prompt(tokenizer) for key, task in self._tasks.items()}
+
+    def problems(self, tokenizer: Any) -> list[Problem]:
+        """Return why some task cannot be run with this tokenizer."""
+        return [problem for task in self._tasks.values() for problem in task.problems(tokenizer)]
+
+    def evaluate(self, model: Any, tokenizer: Any, items: Mapping[str, Sequence[str]]) -> Responses:
+        """Run items on a live model.
+
+        The same weights and items give the same responses, bit for bit, whatever was evaluated before and in
+        whichever order the items are named. No global random state is changed.
+
+        Args:
+            model: a transformers causal model (functions may take anything).
+            tokenizer: its tokenizer.
+            items: ids by task key.
+
+        Raises:
+            FitnessError: unknown tasks or items, an error inside the model or a function, NaN in the model's scores.
+        """
+        unknown = sorted(set(items) - set(self._tasks))
+        if unknown:
+            raise FitnessError(f"no task {unknown[0]!r} in this fitness; its tasks: {', '.join(self._tasks)}")
+        if not (self._resident and self._resident.model is model and self._resident.tokenizer is tokenizer):
+            self._resident = Resident(model, tokenizer, self.config.batch_size, self.config.max_length)
+        start = time.perf_counter()
+        with isolated(self.config.seed), ForwardClock(model) as clock:
+            tasks = {key: self._respond(key, items[key]) for key in self._tasks if items.get(key)}
+        return Responses(tasks, clock.seconds, time.perf_counter() - start)
+
+    def _respond(self, key: str, items: Sequence[str]) -> TaskResponses:
+        filters = frozenset(o.metric.partition(",")[2] for o in self.objectives if o.task == key)
+        assert self._resident is not None
+        try:
+            return self._tasks[key].respond(self._resident, items, filters)
+        except FitnessError as error:
+            raise FitnessError(str(error) if key in str(error) else f"task {key!r}: {error}") from error
+        except Exception as error:
+            raise FitnessError(f"task {key!r}: the model failed with {type(error).__name__}: {error}") from error
+
+    def score(self, responses: Responses) -> dict[str, float]:
+        """Return each objective's value, in its own direction, by name.
+
+        Raises:
+            FitnessError: responses lack an objective's task or metric.
+        """
+        return {objective.name: self._score(objective, responses) for objective in self.objectives}
+
+    def _score(self, objective: Objective, responses: Responses) -> float:
+        task = responses.tasks.get(objective.task)
+        if task is None:
+            raise FitnessError(f"no responses to task {objective.task!r}, which objective {objective.name!r} needs")
+        if objective.metric not in task.values:
+            keys = ", ".join(sorted(task.values))
+            raise FitnessError(f"task {objective.task!r} gave no {objective.metric!r}; it gave: {keys}")
+        return self._tasks[objective.task].metrics[objective.metric].score(task.values[objective.metric])

@@ -1,0 +1,96 @@
+"""TIES: trim task vectors, elect a sign for each entry, average those that agree.
+
+Yadav et al. 2023, "TIES-Merging: resolving interference when merging models", https://arxiv.org/abs/2306.01708.
+Differences from the paper, as in mergekit: a density and a weight for each model, and the mass of a sign counts the
+weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from evomerge.merging.method import merge_method, switch
+from evomerge.merging.task_vectors import (
+    DENSITY,
+    LAMBDA,
+    NO_NORM,
+    WEIGHT,
+    elected_sum,
+    normalize_switch,
+    required,
+    task_vectors,
+)
+
+
+class RankedVector(NamedTuple):
+    """A task vector and, for each entry, its place in the order of falling magnitude (int32, 0 = largest)."""
+
+    vector: torch.Tensor
+    rank: torch.Tensor
+
+
+def ranked_vectors(tensors: Sequence[torch.Tensor], base: torch.Tensor | None) -> list[RankedVector]:
+    """Return the task vectors with their ranks: with those, trimming to any density is one comparison."""
+    return [RankedVector(vector, _rank(vector)) for vector in task_vectors(tensors, base)]
+
+
+def _rank(vector: torch.Tensor) -> torch.Tensor:
+    magnitudes = vector.abs().reshape(-1).float()
+    # Not `stable`: equal magnitudes then fall in the order that mergekit, which sorts the same way, takes them in.
+    order = torch.argsort(magnitudes, descending=True)
+    rank = torch.empty(order.shape, dtype=torch.int32)
+    rank[order] = torch.arange(order.numel(), dtype=torch.int32)
+    return rank.reshape(vector.shape)
+
+
+def trim(ranked: RankedVector, density: float) -> torch.Tensor:
+    """Return the vector with all but the ``density`` largest magnitudes set to zero; at least one is kept if > 0."""
+    vector, rank = ranked
+    if density >= 1 or vector.numel() == 0:
+        return vector
+    kept = max(1, int(density * vector.numel())) if density > 0 else 0
+    return torch.where(rank < kept, vector, 0)
+
+
+def rescaled(vector: torch.Tensor, trimmed: torch.Tensor) -> torch.Tensor:
+    """Return ``trimmed`` scaled to the L1 norm of ``vector``; unchanged if either norm is almost zero."""
+    before, after = (float(v.double().abs().sum()) for v in (vector, trimmed))
+    return trimmed if min(before, after) < NO_NORM else trimmed * (before / after)
+
+
+@merge_method(
+    "ties",
+    parameters=(
+        WEIGHT,
+        DENSITY,
+        LAMBDA,
+        normalize_switch(True),
+        switch("rescale", False, "scale trimmed task vectors back to their L1 norm"),
+    ),
+    summary="trims task vectors, elects a sign per entry, averages the entries that agree",
+    paper="Yadav et al. 2023, https://arxiv.org/abs/2306.01708",
+    formula="θ₀ + λ Σ_{i∈A} wᵢ δ̂ᵢ / Σ_{i∈A} wᵢ,  A = {i : sign(wᵢ δ̂ᵢ) = sign(Σ wⱼ δ̂ⱼ)},  δ̂ = top-density entries of δ",
+    needs_base=True,
+    kind="tensor",
+    prepare=ranked_vectors,
+    ignored=("int8_mask",),
+)
+def ties(
+    tensors: Sequence[torch.Tensor],
+    base: torch.Tensor | None,
+    *,
+    prepared: Sequence[RankedVector],
+    weight: Sequence[float],
+    density: Sequence[float],
+    lambda_: float,
+    normalize: bool,
+    rescale: bool,
+) -> torch.Tensor:
+    """Return the base plus λ times the disjoint mean of the trimmed task vectors, float32."""
+    vectors = [trim(ranked, share) for ranked, share in zip(prepared, density, strict=True)]
+    if rescale:
+        vectors = [rescaled(ranked.vector, vector) for ranked, vector in zip(prepared, vectors, strict=True)]
+    return elected_sum(required(base), vectors, weight, normalize, lambda_)

@@ -1,0 +1,260 @@
+"""The HTML report: one file that needs no network, drawn from a ``RunSummary``.
+
+The page is ``report.html.j2``; this module prepares what it shows. The template escapes every text, and the
+figures travel as JSON, so nothing in a recipe or a traceback can become markup. The same summary gives the
+same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import YamlLexer
+
+from evomerge.reports import wording
+from evomerge.reports.front_plots import front_figures, profile_figure
+from evomerge.reports.importance import FEWEST_TRIALS, GeneImportance, importance, over_depth
+from evomerge.reports.plots import (
+    TOP_GENES,
+    depth_figure,
+    genome_figure,
+    hypervolume_figure,
+    importance_figure,
+    progress_figure,
+)
+from evomerge.reports.score_table import confirmed_scores, front_scores, search_scores
+from evomerge.reports.summary import Comparison, ReferenceRow, RunSummary, TrialRow
+
+FRONT_ROWS = 50
+
+
+@dataclass
+class Figures:
+    """The page's figures: keeps each as JSON and hands the template its place."""
+
+    specs: dict[str, str] = field(default_factory=dict)
+
+    def add(self, name: str, figure: go.Figure) -> str:
+        """Keep ``figure`` under ``name`` and return ``name``."""
+        figure.update_layout(template="none")
+        spec = json.loads(figure.to_json())
+        spec["layout"].pop("template", None)
+        # "<" would let a string end the script element that holds the JSON.
+        self.specs[name] = (
+            json.dumps(spec).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+        )
+        return name
+
+    def place(self, name: str) -> Markup:
+        """Return the element that the page's script draws the figure ``name`` into."""
+        height = json.loads(self.specs[name])["layout"].get("height", 360)
+        data = Markup('<script type="application/json">{}</script>').format(Markup(self.specs[name]))
+        return Markup('<div class="figure" id="figure-{}" style="min-height:{}px">{}</div>').format(
+            name, height, data
+        )
+
+
+def write_report(summary: RunSummary, path: Path) -> Path:
+    """Write the report to ``path`` in one step (a reader never sees half a file) and return it."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(render_report(summary), encoding="utf-8")
+    os.replace(partial, path)
+    return path
+
+
+def render_report(summary: RunSummary) -> str:
+    """Return the report as one HTML page, about 5 MB, most of it the plotting library."""
+    folder = Path(__file__).parent
+    environment = Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(number=wording.number, share=wording.share, duration=wording.duration)
+    figures = Figures()
+    return environment.get_template("report.html.j2").render(
+        run=summary,
+        headline=wording.headline(summary),
+        tone=_tone(summary),
+        verdicts=[(_verdict_tone(c), wording.verdict(c)) for c in summary.comparisons],
+        tiles=_tiles(summary),
+        scores=confirmed_scores(summary) if summary.confirmed else search_scores(summary),
+        front_scores=front_scores(summary, FRONT_ROWS),
+        sections=_figure_sections(summary, figures),
+        genes=_gene_panes(summary, figures),
+        gene_note=_gene_note(summary),
+        winner=_winner(summary, figures),
+        recipe=_yaml(summary.winner_recipe_yaml or ""),
+        experiment=_yaml(summary.experiment_yaml),
+        shares=_shares(summary),
+        failures=_failures(summary),
+        times=_times(summary.trials),
+        workers=_workers(summary.trials),
+        figure=figures.place,
+        style=Markup((folder / "report.css").read_text(encoding="utf-8")),
+        script=Markup((folder / "report.js").read_text(encoding="utf-8")),
+        plotly=Markup(get_plotlyjs()) if figures.specs else "",
+    )
+
+
+def _tone(summary: RunSummary) -> str:
+    if summary.winner is None or not summary.comparisons:
+        return "open"
+    return "good" if all(c.beats for c in summary.comparisons) else "mixed"
+
+
+def _verdict_tone(comparison: Comparison) -> str:
+    return "good" if comparison.beats else "bad" if comparison.loses else "mixed"
+
+
+def _tiles(summary: RunSummary) -> list[tuple[str, str]]:
+    """Return the numbers at the top of the page, as (label, text)."""
+    done = len(summary.trials)
+    tiles = [("trials", f"{done} of {summary.budget}" if summary.budget > done else str(done))]
+    if summary.failed:
+        tiles.append(("failed", str(len(summary.failed))))
+    if len(summary.objectives) > 1:
+        tiles.append(("on the front", str(len(summary.front))))
+        tiles += [("hypervolume", wording.number(volume)) for _, volume in summary.hypervolume[-1:]]
+    tiles.append(("genes", str(len(summary.genes))))
+    tiles.append(("time", wording.duration(summary.wall_seconds)))
+    if summary.wall_seconds > 0 and done:
+        tiles.append(("trials per minute", f"{60 * done / summary.wall_seconds:.3g}"))
+    return tiles
+
+
+def _figure_sections(summary: RunSummary, figures: Figures) -> dict[str, list[tuple[str, str]]]:
+    """Return the figures (name, caption) of the front and of the progress section."""
+    if not summary.complete:
+        return {"front": [], "progress": []}
+    front: list[tuple[str, str]] = []
+    if len(summary.objectives) > 1:
+        searched, confirmed = front_figures(summary)
+        front.append((figures.add("front", searched), "On the search items: every trial"))
+        if confirmed is not None:
+            front.append((figures.add("confirmed", confirmed), "On the confirmation items: 95% intervals"))
+    if len(summary.objectives) > 2:
+        front.append(
+            (figures.add("profile", profile_figure(summary)), "Front and references across all objectives")
+        )
+    progress = [
+        (figures.add(f"progress-{i}", progress_figure(summary, objective)), objective.name)
+        for i, objective in enumerate(summary.objectives)
+    ]
+    if len(summary.objectives) > 1 and summary.hypervolume:
+        progress.append((figures.add("hypervolume", hypervolume_figure(summary)), "hypervolume"))
+    return {"front": front, "progress": progress}
+
+
+def _gene_panes(summary: RunSummary, figures: Figures) -> list[dict[str, Any]]:
+    """Return one pane an objective: its name, the bars and, for genes over depth, the heat map."""
+    found = importance(summary.trials, summary.objectives)
+    return [_gene_pane(i, name, genes, figures) for i, (name, genes) in enumerate(found.items())]
+
+
+def _gene_pane(index: int, name: str, genes: Sequence[GeneImportance], figures: Figures) -> dict[str, Any]:
+    names = [figures.add(f"genes-{index}", importance_figure(genes))]
+    table = over_depth({gene.gene: gene.share for gene in sorted(genes, key=lambda gene: gene.gene)})
+    if table is not None:
+        names.append(figures.add(f"genes-depth-{index}", depth_figure(table, share=True)))
+    return {"name": name, "figures": names, "count": len(genes)}
+
+
+def _gene_note(summary: RunSummary) -> str:
+    complete, genes = len(summary.complete), len(summary.genes)
+    if complete < FEWEST_TRIALS:
+        return f"Shown from {FEWEST_TRIALS} complete trials on."
+    cut = f"The {TOP_GENES} largest of {genes} genes. " if genes > TOP_GENES else ""
+    doubt = (
+        f" With {complete} trials for {genes} genes this is a hint, no more." if complete < 5 * genes else ""
+    )
+    return (
+        f"{cut}fANOVA: the share of the objective's variance that a gene explains alone, over the trials. "
+        f"Colour: whether more of the gene goes with better (blue) or worse (red) scores.{doubt}"
+    )
+
+
+def _winner(summary: RunSummary, figures: Figures) -> dict[str, Any] | None:
+    """Return the picked trial's number and its genome's figure."""
+    trial = next((trial for trial in summary.trials if trial.number == summary.pick), None)
+    if trial is None:
+        return None
+    numeric = {name: float(value) for name, value in trial.genome.items() if not isinstance(value, str)}
+    table = over_depth(numeric)
+    drawn = []
+    if table is not None:
+        drawn.append(figures.add("winner-depth", depth_figure(table, share=False)))
+    elif numeric:
+        drawn.append(figures.add("winner-genes", genome_figure(trial)))
+    return {"number": trial.number, "figures": drawn}
+
+
+def _yaml(text: str) -> Markup:
+    return Markup(highlight(text, YamlLexer(), HtmlFormatter(nowrap=True)))
+
+
+def _shares(summary: RunSummary) -> list[dict[str, Any]]:
+    """Return the truncated and unextracted shares of references and winner; empty when all are zero."""
+    rows: list[ReferenceRow | TrialRow] = [*summary.references]
+    rows += [trial for trial in summary.trials if trial.number == summary.pick]
+    table = [
+        {
+            "label": row.name if isinstance(row, ReferenceRow) else f"trial {row.number}",
+            "cells": [(row.truncated.get(o.name), row.unextracted.get(o.name)) for o in summary.objectives],
+        }
+        for row in rows
+    ]
+    return table if any(any(cell) for row in table for cell in row["cells"]) else []
+
+
+def _failures(summary: RunSummary) -> dict[str, Any] | None:
+    """Return the kinds of error with their counts, and the first traceback."""
+    if not summary.failed:
+        return None
+    kinds = Counter(_last_line(trial.error) for trial in summary.failed)
+    return {"kinds": kinds.most_common(10), "first": summary.failed[0], "more": max(0, len(kinds) - 10)}
+
+
+def _last_line(error: str | None) -> str:
+    lines = (error or "").strip().splitlines()
+    return lines[-1] if lines else "no message"
+
+
+def _times(trials: Sequence[TrialRow]) -> list[dict[str, Any]]:
+    """Return where the trials' summed time went, as parts of the whole; empty when nothing was timed."""
+    total = sum(trial.seconds for trial in trials)
+    if total <= 0:
+        return []
+    merging = sum(trial.merge_seconds for trial in trials)
+    forward = sum(trial.forward_seconds for trial in trials)
+    parts = {"forward passes": forward, "merging": merging, "other": max(0.0, total - merging - forward)}
+    return [{"name": name, "seconds": s, "part": s / total} for name, s in parts.items()]
+
+
+def _workers(trials: Sequence[TrialRow]) -> list[Mapping[str, Any]]:
+    return list(_by_worker(trials)) if any(trial.worker for trial in trials) else []
+
+
+def _by_worker(trials: Sequence[TrialRow]) -> Iterator[Mapping[str, Any]]:
+    for name in sorted({trial.worker for trial in trials}):
+        own = [trial for trial in trials if trial.worker == name]
+        yield {
+            "name": name or "–",
+            "trials": len(own),
+            "failed": sum(trial.objectives is None for trial in own),
+            "seconds": sum(trial.seconds for trial in own),
+        }

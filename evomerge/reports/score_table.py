@@ -1,0 +1,122 @@
+"""Models × objectives as the HTML report's tables show them: text, which is best, and where the interval lies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from evomerge.reports import wording
+from evomerge.reports.summary import Interval, ObjectiveInfo, RunSummary
+from evomerge.reports.tables import by_mean_rank
+
+MEAN = "mean"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One score: its text, its interval's text, whether it is the column's best, and per cent along the column."""
+
+    text: str
+    interval: str = ""
+    best: bool = False
+    low: float = 0.0
+    at: float = 0.0
+    high: float = 0.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model; ``kind`` (parent, base, uniform, trial, winner) styles it."""
+
+    label: str
+    kind: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Column headings and rows; ``note`` says which items the scores are from."""
+
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    note: str
+    left_out: int = 0
+
+
+@dataclass(frozen=True)
+class _Scored:
+    label: str
+    kind: str
+    values: Mapping[str, Interval]
+
+
+def confirmed_scores(summary: RunSummary) -> ScoreTable:
+    """Return parents, base, uniform merge and winner on the confirmation items, with intervals."""
+    rows = [
+        _Scored(row.label, "winner" if row.kind == "trial" else row.kind, {**row.objectives, MEAN: row.mean})
+        for row in wording.compared_rows(summary)
+    ]
+    return _table(
+        rows, _columns(summary), "On the confirmation items, which the search never saw; 95% intervals."
+    )
+
+
+def search_scores(summary: RunSummary, most: int = 5) -> ScoreTable:
+    """Return the references and the front's first trials on the search items (no intervals: values were searched)."""
+    rows = [_Scored(row.name, row.kind, _exact(row.objectives, summary)) for row in summary.references]
+    for trial in by_mean_rank(summary.front, summary.objectives)[:most]:
+        rows.append(_Scored(f"trial {trial.number}", "trial", _exact(trial.objectives or {}, summary)))
+    return _table(
+        rows, _columns(summary), "On the search items, which the search optimises: expect less on others."
+    )
+
+
+def front_scores(summary: RunSummary, most: int) -> ScoreTable | None:
+    """Return the front's trials, confirmed where they are; None when that would add nothing."""
+    front = by_mean_rank(summary.front, summary.objectives)
+    confirmed = {row.trial: row for row in summary.confirmed if row.trial is not None}
+    if len(front) < 2 and len(confirmed) < 2:
+        return None
+    rows = []
+    for trial in front[:most]:
+        row = confirmed.get(trial.number)
+        kind = "winner" if trial.number == summary.pick else "trial"
+        values = {**row.objectives, MEAN: row.mean} if row else _exact(trial.objectives or {}, summary)
+        rows.append(_Scored(f"trial {trial.number}", kind, values))
+    note = "On the confirmation items." if confirmed else "On the search items."
+    return _table(rows, _columns(summary), note, left_out=max(0, len(front) - most))
+
+
+def _columns(summary: RunSummary) -> list[ObjectiveInfo]:
+    return [*summary.objectives, *([ObjectiveInfo(MEAN)] if len(summary.objectives) > 1 else [])]
+
+
+def _exact(objectives: Mapping[str, float], summary: RunSummary) -> dict[str, Interval]:
+    values = {name: Interval(value, value, value) for name, value in objectives.items()}
+    mean = sum(o.sign * objectives[o.name] for o in summary.objectives) / len(summary.objectives)
+    return {**values, MEAN: Interval(mean, mean, mean)}
+
+
+def _table(
+    rows: Sequence[_Scored], columns: Sequence[ObjectiveInfo], note: str, left_out: int = 0
+) -> ScoreTable:
+    cells = [
+        [_cell(row.values[c.name], [r.values[c.name] for r in rows], c) for c in columns] for row in rows
+    ]
+    heads = tuple(c.name + ("" if c.sign > 0 else " ↓") for c in columns)
+    made = tuple(Row(row.label, row.kind, tuple(line)) for row, line in zip(rows, cells, strict=True))
+    return ScoreTable(heads, made, note, left_out)
+
+
+def _cell(own: Interval, column: Sequence[Interval], objective: ObjectiveInfo) -> Cell:
+    low, high = min(i.low for i in column), max(i.high for i in column)
+    scale = 100 / ((high - low) or 1.0)
+    best = max(objective.sign * i.value for i in column)
+    return Cell(
+        text=wording.number(own.value),
+        interval=wording.ends(own) if own.high > own.low else "",
+        best=objective.sign * own.value == best,
+        low=round((own.low - low) * scale, 2),
+        at=round((own.value - low) * scale, 2),
+        high=round((own.high - low) * scale, 2),
+    )

@@ -1,0 +1,225 @@
+"""The parameter space: the parameters of one merge method, searched layer by layer and group by group.
+
+This is the "parameter space" of Akiba et al. 2024, Evolutionary Optimization of Model Merging Recipes
+(https://arxiv.org/abs/2403.13187), for any method in `evomerge.merging`. The method's declaration says which
+parameters there are and between which values they are searched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from evomerge.errors import ConfigError, EvomergeError, Problem, UnknownNameError, suggest
+from evomerge.recipes import Recipe, count_layers
+from evomerge.search_spaces.base import SEARCH_SPACES, ParentsInfo, SearchSpaceKind
+from evomerge.search_spaces.gene_patterns import GeneTable
+from evomerge.search_spaces.genes import ChoiceGene, FloatGene, Gene, Genome
+from evomerge.search_spaces.groups import assign_groups
+from evomerge.search_spaces.layout import Layout, lay_out
+from evomerge.search_spaces.parameter_config import ParameterSpaceConfig
+
+if TYPE_CHECKING:
+    from evomerge.merging.method import MergeMethod, Parameter
+
+BOOLEANS = ("false", "true")
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """One parameter of one parent, or of the merge as a whole (no ``nickname``), and its place in the recipe."""
+
+    parameter: Parameter
+    nickname: str | None
+    layout: Layout
+
+    def gene(self, cell: str) -> str:
+        return ".".join(word for word in (self.nickname, self.parameter.name, cell) if word)
+
+
+class ParameterSpace:
+    """A search space over the parameters of one merge method.
+
+    Args:
+        config: as read from a file.
+        method: the method's registration.
+        info: the models.
+
+    Raises:
+        ConfigError: the configuration does not fit the method or the models; lists every problem.
+    """
+
+    def __init__(self, config: ParameterSpaceConfig, method: MergeMethod, info: ParentsInfo) -> None:
+        problems = [*_check_models(method, info), *_check_fixed(config, method)]
+        if problems:
+            raise ConfigError(problems)
+        self._method, self._info, self._base = method, info, _base(method, info)
+        self._slots = tuple(_slots(config, method, info))
+        table = GeneTable(
+            {gene: slot.parameter for slot in self._slots for gene in _genes(slot, len(info.parents))},
+            method.parameters,
+        )
+        self.genes, self._constants = table.apply(config.bounds, config.fixed)
+        names = {parameter.name for parameter in method.parameters}
+        self._global = {name: value for name, value in config.fixed.items() if name in names}
+
+    def express(self, genome: Genome) -> Recipe:
+        """Return the recipe of a genome: per-layer gradients under filters, in mergekit's fields.
+
+        Raises:
+            EvomergeError: a gene is missing or unknown.
+        """
+        self._check(genome)
+        values = {**self._constants, **genome}
+        own: dict[str | None, dict[str, Any]] = {nickname: {} for nickname in (None, *self._info.parents)}
+        own[None] |= self._global
+        for slot in self._slots:
+            own[slot.nickname][slot.parameter.name] = _setting(slot, values)
+        fields = {
+            "merge_method": self._method.name,
+            "base_model": self._base,
+            "models": [
+                {"model": reference, "parameters": own[nickname]}
+                for nickname, reference in self._info.parents.items()
+            ],
+            "parameters": own[None],
+            "dtype": self._info.dtype,
+        }
+        return Recipe.model_validate(fields)
+
+    def starting_points(self) -> list[Genome]:
+        """Return the method's uniform merge: equal weights that sum to one, all else at its default."""
+        return [{gene.name: gene.initial for gene in self.genes}]
+
+    def _check(self, genome: Genome) -> None:
+        known = {gene.name for gene in self.genes}
+        for name in genome:
+            if name not in known:
+                raise EvomergeError(f"the search space has no gene {name!r}; {suggest(name, known)}")
+        if missing := [gene.name for gene in self.genes if gene.name not in genome]:
+            raise EvomergeError(f"the genome has no value for {len(missing)} genes, the first {missing[0]!r}")
+
+
+def build(config: ParameterSpaceConfig, info: ParentsInfo) -> ParameterSpace:
+    """Return the parameter space of a configuration over the given models.
+
+    Raises:
+        ConfigError: unknown method, or the configuration does not fit method or models.
+    """
+    from evomerge.merging.method import METHODS  # heavy: loads torch
+
+    try:
+        method = METHODS[config.method]
+    except UnknownNameError as error:
+        raise ConfigError(Problem(str(error), "search_space.method")) from error
+    return ParameterSpace(config, method, info)
+
+
+SEARCH_SPACES.add(
+    "parameter",
+    SearchSpaceKind(
+        ParameterSpaceConfig, build, "the parameters of one merge method, per layer and tensor group"
+    ),
+    origin=__name__,
+)
+
+
+def _between_two(method: MergeMethod, info: ParentsInfo) -> bool:
+    """Whether the parents alone are all the models the method takes (slerp): the first is then the base."""
+    return method.needs_base and len(info.parents) == method.max_models
+
+
+def _base(method: MergeMethod, info: ParentsInfo) -> str | None:
+    if not method.needs_base:
+        return None
+    return next(iter(info.parents.values())) if _between_two(method, info) else info.base
+
+
+def _check_models(method: MergeMethod, info: ParentsInfo) -> Iterator[Problem]:
+    base = _base(method, info)
+    if method.needs_base and base is None:
+        yield Problem(f"{method.name} needs a base model", "search_space.method", "name it: base: MODEL")
+    own_base = base is not None and not _between_two(method, info)
+    count = len(info.parents) + own_base
+    if count < method.min_models or count > (method.max_models or count):
+        models = ", ".join([*info.parents, *(["base"] if own_base else [])])
+        yield Problem(
+            f"{method.name} merges {_range(method)} models, these are {count}: {models}",
+            "search_space.method",
+            "name other parents, or use another method",
+        )
+    references = list(info.parents.values())
+    for nickname, reference in info.parents.items():
+        if references.index(reference) != list(info.parents).index(nickname):
+            yield Problem(f"{reference!r} is a parent twice", f"parents.{nickname}", "remove one of them")
+        elif own_base and reference == base:
+            yield Problem(
+                f"{reference!r} is a parent and the base as well, so its task vector is zero",
+                f"parents.{nickname}",
+                "remove it from the parents",
+            )
+
+
+def _range(method: MergeMethod) -> str:
+    if method.max_models is None:
+        return f"at least {method.min_models}"
+    if method.min_models == method.max_models:
+        return f"exactly {method.min_models}"
+    return f"{method.min_models} to {method.max_models}"
+
+
+def _check_fixed(config: ParameterSpaceConfig, method: MergeMethod) -> Iterator[Problem]:
+    for parameter in method.parameters:
+        value = config.fixed.get(parameter.name)
+        if value is not None and (parameter.kind == "bool") != isinstance(value, bool):
+            wanted = "true or false" if parameter.kind == "bool" else "a number"
+            yield Problem(
+                f"{parameter.name} is {wanted}, found {value!r}", f"search_space.fixed.{parameter.name}"
+            )
+
+
+def _slots(config: ParameterSpaceConfig, method: MergeMethod, info: ParentsInfo) -> Iterator[_Slot]:
+    num_layers = count_layers(info.tensor_names)
+    if config.smooth is not None and config.smooth > num_layers:
+        raise ConfigError(
+            Problem(
+                f"of {config.smooth} points over {num_layers} layers some would have no effect",
+                "search_space.smooth",
+                f"use at most {num_layers} points",
+            )
+        )
+    groups = assign_groups(info.tensor_names, config.groups) if config.groups else None
+    layout = lay_out(groups, info.tensor_names, config.granularity, config.smooth)
+    everywhere = lay_out(None, info.tensor_names, "global", None)
+    for nickname in (*info.parents, None):
+        for parameter in method.parameters:
+            told = parameter.searchable or parameter.name in config.bounds
+            if told and parameter.name not in config.fixed and parameter.per_model == (nickname is not None):
+                yield _Slot(parameter, nickname, everywhere if parameter.kind == "bool" else layout)
+
+
+def _genes(slot: _Slot, parents: int) -> Iterator[Gene]:
+    parameter = slot.parameter
+    for cell in slot.layout.cells:
+        if parameter.kind == "bool":
+            yield ChoiceGene(slot.gene(cell), BOOLEANS, BOOLEANS[bool(parameter.default)])
+        else:
+            equal_share = parameter.name == "weight" and parameter.per_model
+            initial = 1.0 / parents if equal_share else float(parameter.default)
+            yield FloatGene(slot.gene(cell), float(parameter.low), float(parameter.high), initial)
+
+
+def _setting(slot: _Slot, values: Genome) -> Any:
+    """Return a parameter as it stands in a recipe: a value, a gradient, or a list of them with filters."""
+    entries = [(entry.filter, _value(slot, entry.cells, values)) for entry in slot.layout.entries]
+    if entries[0][0] is None:
+        return entries[0][1]
+    return [{"value": value} if text is None else {"filter": text, "value": value} for text, value in entries]
+
+
+def _value(slot: _Slot, cells: tuple[str, ...], values: Genome) -> Any:
+    if slot.parameter.kind == "bool":
+        return values[slot.gene(cells[0])] == BOOLEANS[True]
+    points = [float(values[slot.gene(cell)]) for cell in cells]
+    return points if len(points) > 1 else points[0]
