@@ -18,6 +18,7 @@ from evomerge.recipes import yaml
 
 SUPPORTED = ("linear", "slerp", "task_arithmetic", "ties", "dare_ties", "dare_linear")
 DEFAULT_TRIALS = 100  # their --max-fevals
+SMOOTH_POINTS = 4
 
 
 class _Genome(Strict):
@@ -91,11 +92,13 @@ def _search_space(genome: _Genome) -> dict[str, Any]:
     space: dict[str, Any] = {"kind": "parameter", "method": genome.merge_method}
     space["granularity"] = {"block": genome.layer_granularity} if genome.layer_granularity > 0 else "global"
     if genome.filters:
-        space["groups"] = {re.sub(r"[^A-Za-z0-9_]+", "_", text): re.escape(text) for text in genome.filters}
+        space["groups"] = [{re.sub(r"[^A-Za-z0-9_]+", "_", text): re.escape(text)} for text in genome.filters]
+    if genome.smooth:
+        space |= {"granularity": "layer", "smooth": SMOOTH_POINTS}
     if genome.merge_method != "slerp":
         low = -1.0 if genome.allow_negative_weights else 0.0
         space["bounds"] = {"weight": [low, 1.5]}
-        space["fixed"] = {"normalize": _normalize(genome)} if genome.merge_method != "task_arithmetic" else {}
+        space["fixed"] = {"normalize": _normalize(genome)}
     return space
 
 

@@ -78,7 +78,7 @@ def prepare(experiment: ExperimentConfig, *, out: Path | None = None) -> Prepare
     """
     problems: list[Problem] = []
     parents = _attempt(problems, lambda: _open(experiment))
-    fitness = _attempt(problems, lambda: Fitness(experiment.fitness))
+    fitness = _attempt(problems, lambda: Fitness(experiment.fitness, locate=experiment.where))
     objectives = tuple(ObjectiveSpec(o.name, o.direction, o.weight) for o in fitness.objectives) if fitness else ()
     if fitness:
         _attempt(problems, lambda: _check_pick(experiment, objectives))

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
 
 from evomerge import library
 from evomerge.errors import ConfigError, Problem
@@ -60,6 +60,12 @@ class ExperimentConfig(Strict):
     workers: WorkersConfig = WorkersConfig()
     pick: str = "best-mean"
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
+
+    _document: yaml.Document | None = PrivateAttr(None)
+
+    def where(self, key: yaml.Key) -> str:
+        """Return the place of a key path in the file that the experiment was read from, for messages."""
+        return self._document.where(key) if self._document else yaml.dotted(key)
 
     @property
     def references(self) -> dict[str, str]:
@@ -150,7 +156,9 @@ def parse_experiment(
         "parents": {nickname: absolute(reference, folder) for nickname, reference in raw.parents.items()},
         "fitness": anchored(raw.fitness, folder),
     }
-    return ExperimentConfig.model_construct(**fields)
+    experiment = ExperimentConfig.model_construct(**fields)
+    experiment._document = document
+    return experiment
 
 
 def write_experiment(experiment: ExperimentConfig) -> str:
@@ -200,8 +208,23 @@ def _override(document: yaml.Document, override: str) -> yaml.Document:
     if not equals or not key.strip():
         raise ConfigError(Problem(f"cannot read --set {override!r}", suggestion="write it as --set budget.trials=50"))
     value = yaml.loads(text, f"--set {key}").data
-    data = _assign(document.data if isinstance(document.data, Mapping) else {}, key.strip().split("."), value, override)
-    return replace(document, data=data)
+    path = key.strip().split(".")
+    data = document.data if isinstance(document.data, Mapping) else {}
+    if len(path) > 1:
+        data = _spelled_out(data, path[0])
+    return replace(document, data=_assign(data, path, value, override))
+
+
+def _spelled_out(data: Mapping[str, Any], part: str) -> Mapping[str, Any]:
+    """Replace a searcher or search space given by name alone by its fields, so that one of them can be set."""
+    name = data.get(part)
+    if not isinstance(name, str):
+        return data
+    if part == "searcher":
+        return {**data, part: {"kind": name}}
+    if part == "search_space":
+        return {**data, part: yaml.load(library.find("search_spaces", name).path).data}
+    return data
 
 
 def _assign(data: Any, path: list[str], value: Any, override: str) -> Any:
@@ -212,5 +235,5 @@ def _assign(data: Any, path: list[str], value: Any, override: str) -> Any:
         if not head.isdigit() or int(head) >= len(data):
             raise ConfigError(Problem(f"--set {override!r}: the list has no entry {head!r} (0 to {len(data) - 1})"))
         return [_assign(item, rest, value, override) if i == int(head) else item for i, item in enumerate(data)]
-    inner = data.get(head) if isinstance(data, Mapping) else None
-    return {**(data if isinstance(data, Mapping) else {}), head: _assign(inner, rest, value, override)}
+    fields = data if isinstance(data, Mapping) else {}
+    return {**fields, head: _assign(fields.get(head), rest, value, override)}

@@ -138,9 +138,8 @@ def _introduction(card: CardData) -> list[str]:
     method = METHODS[card.recipe.merge_method]
     lines = [f"# {card.title}", ""]
     lines.append(f"A merge of {len(card.parents)} language models, made with evomerge {__version__}.")
-    paper = f" ([paper]({method.paper}))" if method.paper.startswith("http") else f" ({method.paper})"
-    summary = method.summary.rstrip(".")
-    lines.append(f"The weights are combined with `{method.name}`{paper if method.paper else ''}: {summary}.")
+    paper = f" ({method.paper})" if method.paper else ""
+    lines.append(f"The weights are combined with `{method.name}`{paper}: {method.summary.rstrip('.')}.")
     found = "The recipe was found by an evolutionary search; nothing" if card.search else "Nothing"
     lines.append(f"{found} was trained.")
     return lines

@@ -1,8 +1,7 @@
-"""The exported folder: written whole or not at all, checked, and loaded again with transformers alone."""
+"""The exported folder: written whole or not at all, and loaded again with transformers alone."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from evomerge.errors import ExportError
@@ -21,10 +20,6 @@ from evomerge.recipes import Recipe
 
 if TYPE_CHECKING:
     from evomerge.merging import Parents
-
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt")
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 
 
 def write_model(
@@ -68,26 +63,6 @@ def write_model(
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return out
-
-
-def check_folder(folder: Path) -> None:
-    """Refuse a folder that is not a whole exported model: config, tokenizer, weights and card.
-
-    Raises:
-        ExportError: every missing or broken file, at once.
-    """
-    if not folder.is_dir():
-        raise ExportError(
-            f"{folder} is not a folder: export the model first (`evomerge export RUN {folder}`)"
-        )
-    problems = [
-        f"{name} is missing" for name in ("config.json", "README.md") if not (folder / name).is_file()
-    ]
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        problems.append(f"no tokenizer file ({', '.join(TOKENIZER_FILES)})")
-    problems += _weight_problems(folder)
-    if problems:
-        raise ExportError(f"{folder} is not a complete model: {'; '.join(problems)}; export it again")
 
 
 def verify_loads(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -139,39 +114,6 @@ def _smoke_test(folder: Path, model: Any, tokenizer: PreTrainedTokenizerBase) ->
         raise ExportError(
             f"{folder} loads, but cannot generate: {error}; check its generation_config.json"
         ) from error
-
-
-def _weight_problems(folder: Path) -> list[str]:
-    if (folder / INDEX).is_file():
-        try:
-            weight_map = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return [f"{INDEX} cannot be read"]
-    elif (folder / SINGLE).is_file():
-        weight_map = {}
-    else:
-        return [f"no weights ({SINGLE} or {INDEX})"]
-    problems = []
-    for file in sorted(set(weight_map.values())) or [SINGLE]:
-        wanted = {name for name, place in weight_map.items() if place == file}
-        problems += _shard_problems(folder / file, wanted)
-    return problems
-
-
-def _shard_problems(path: Path, wanted: set[str]) -> list[str]:
-    """Open a shard (which compares its size with its header) and look for the tensors of the index."""
-    if not path.is_file():
-        return [f"{path.name} is missing"]
-    try:
-        with safe_open(path, framework="pt") as shard:
-            absent = sorted(wanted - set(shard.keys()))
-    except (OSError, SafetensorError) as error:
-        return [f"{path.name} is broken ({error})"]
-    return (
-        [f"{path.name} lacks {absent[0]!r} and {len(absent) - 1} more of the index's tensors"]
-        if absent
-        else []
-    )
 
 
 def _check_target(out: Path, overwrite: bool) -> None:

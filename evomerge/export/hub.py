@@ -1,7 +1,7 @@
 """Uploading an exported folder to the Hugging Face Hub, so that a failed upload goes on where it stopped.
 
-Only ``create_repo(exist_ok=True)`` and ``upload_folder`` are used: huggingface_hub 0.34 and 2.x have them and go
-on when the same call is made again. A pull request is opened before the upload, not by it, since
+Only ``create_repo(exist_ok=True)`` and ``upload_folder`` are used: huggingface_hub has them since 0.34, and
+they go on when called again. A pull request is opened before the upload, not by it, since
 ``upload_folder(create_pr=True)`` would open another one at each attempt.
 """
 
@@ -17,13 +17,14 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError
 
 from evomerge.errors import ExportError
-from evomerge.export.folder import check_folder
+from evomerge.export.contents import check_folder
 
 REPOSITORY_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 NOT_UPLOADED = [".*", "**/.*", "*.partial*", "*.tmp", "*.log"]
 LOGIN = "run `hf auth login`, or set HF_TOKEN to a token with write access (https://huggingface.co/settings/tokens)"
 RESUME = "run the same command again: what has arrived is not sent twice"
-NETWORK = ("httpx", "httpx2", "requests", "urllib3", "hf_xet")
+NETWORK = ("httpx", "httpx2", "requests", "urllib3")  # the HTTP libraries of the client's versions
+XET_STATUS = re.compile(r"HTTP status \w+ error \((\d{3}) ([^)]*)\)")  # hf_xet gives a status in words only
 
 
 def push(
@@ -119,9 +120,7 @@ def _in_words(repo_id: str, token: str, resume: str = RESUME) -> Iterator[None]:
         yield
     except ExportError:
         raise
-    except (
-        Exception
-    ) as error:  # its exceptions differ from version to version and from transport to transport
+    except Exception as error:  # what it raises differs between versions and between transports
         chain = list(_chain(error))
         message = mask(f"cannot push to {repo_id}: {_explain(chain, repo_id, resume)}", token)
         leaks = any(mask(str(one), token) != str(one) for one in chain)
@@ -146,13 +145,16 @@ def _explain(chain: list[BaseException], repo_id: str, resume: str) -> str:
     for one in chain:
         response = getattr(one, "response", None) if isinstance(one, HfHubHTTPError) else None
         if response is not None:
-            return _explain_status(response.status_code, _last_line(one), repo_id, resume)
-    found = re.search(r"\b(4\d\d|5\d\d)\b", " ".join(str(one) for one in chain if _is_network(one)))
-    if found:
-        return _explain_status(int(found[1]), _last_line(chain[0]), repo_id, resume)
-    if any(_is_network(one) or isinstance(one, ConnectionError | TimeoutError) for one in chain):
+            return _explain_status(response.status_code, _said(one), repo_id, resume)
+        if found := XET_STATUS.search(str(one)):
+            return _explain_status(int(found[1]), found[2], repo_id, resume)
+    if any(
+        isinstance(one, ConnectionError | TimeoutError) or type(one).__module__.split(".")[0] in NETWORK
+        for one in chain
+    ):
         return f"the connection failed ({_last_line(chain[-1])}); check the network, then {resume}"
-    return f"{_last_line(chain[0])}; mend that, then {resume}"
+    cause = "" if len(chain) == 1 else f" ({_last_line(chain[-1])})"
+    return f"{_last_line(chain[0])}{cause}; mend that, then {resume}"
 
 
 def _explain_status(status: int, said: str, repo_id: str, resume: str) -> str:
@@ -174,11 +176,13 @@ def _explain_status(status: int, said: str, repo_id: str, resume: str) -> str:
     return f"the Hub refuses ({status}: {said})"
 
 
-def _is_network(error: BaseException) -> bool:
-    return type(error).__module__.split(".")[0] in NETWORK or type(error).__name__.startswith("Xet")
+def _said(error: BaseException) -> str:
+    """Return the server's own words where it gave any, without its full stop."""
+    words = getattr(error, "server_message", None)
+    return " ".join(str(words).split()).rstrip(".") if words else _last_line(error)
 
 
 def _last_line(error: BaseException) -> str:
-    """Return the last line of what the error says: the server's own words, where there are any."""
+    """Return the last line of what the error says, or its class if it says nothing."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1].rstrip(".") if lines else type(error).__name__

@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evomerge.errors import ConfigError, EvomergeError, FitnessError, Problem
 from evomerge.fitness.functions import FunctionTask
@@ -18,6 +21,7 @@ from evomerge.fitness.objectives import FitnessConfig, Objective, ObjectiveConfi
 from evomerge.fitness.responses import Responses, TaskResponses
 from evomerge.fitness.sources import load_task
 from evomerge.fitness.tasks import LmEvalTask
+from evomerge.library import SUFFIXES
 from evomerge.recipes.yaml import Key, dotted
 
 
@@ -28,7 +32,9 @@ class EvaluationTask(Protocol):
     metrics: dict[str, Metric]
     pools: Pools
 
-    def respond(self, resident: Resident, items: Sequence[str], used_filters: frozenset[str]) -> TaskResponses:
+    def respond(
+        self, resident: Resident, items: Sequence[str], used_filters: frozenset[str]
+    ) -> TaskResponses:
         """Run items on the resident model."""
 
     def prompt(self, tokenizer: Any = None) -> str:
@@ -70,6 +76,7 @@ class Fitness:
         self.config = config
         self._base_folder = base_folder
         self._tasks: dict[str, EvaluationTask] = {}
+        self._sources: dict[str, str] = {}
         self._caps: dict[str, int | None] = {}
         self._resident: Resident | None = None
         problems: list[Problem] = []
@@ -93,7 +100,7 @@ class Fitness:
     def _resolve(self, config: ObjectiveConfig) -> Objective:
         task = self._task(config)
         if isinstance(task, FunctionTask):
-            metric: Metric | Problem = task.metric(config.metric, config.direction)
+            metric: Metric | Problem = task.metric(config.metric)
         else:
             metric = resolve_metric(task.key, task.metrics, config.metric, config.filter)
         if isinstance(metric, Problem):
@@ -101,13 +108,23 @@ class Fitness:
         direction = config.direction or metric.direction
         if direction is None:
             raise ConfigError(
-                Problem(f"task {task.key!r} does not say which way of {metric.name!r} is better", "", "set `direction`")
+                Problem(
+                    f"task {task.key!r} does not say which way of {metric.name!r} is better",
+                    "",
+                    "set `direction`",
+                )
             )
         if self._caps.setdefault(task.key, config.items) != config.items:
             raise ConfigError(
-                Problem(f"objectives of task {task.key!r} differ in `items`", "", "they share the items: set one number")
+                Problem(
+                    f"objectives of task {task.key!r} differ in `items`",
+                    "",
+                    "they share the items: set one number",
+                )
             )
-        return Objective(config.name or "", direction, config.weight, task.key, metric.key, metric.aggregation)
+        return Objective(
+            config.name or "", direction, config.weight, task.key, metric.key, metric.aggregation
+        )
 
     def _task(self, config: ObjectiveConfig) -> EvaluationTask:
         share = self.config.confirmation_share
@@ -117,10 +134,13 @@ class Fitness:
                 function = FunctionTask(key, base_folder=self._base_folder, confirmation_share=share)
                 self._tasks[key] = function
             return self._tasks[key]
+        name = str(config.task)
+        stem = Path(name).stem if name.endswith(SUFFIXES) else name
         settings = TaskSettings.of(config)
-        key = settings.key(str(config.task))
+        # Two files may share a stem: the second is then called by its path.
+        key = settings.key(stem if self._sources.setdefault(stem, name) == name else name)
         if key not in self._tasks:
-            source = load_task(str(config.task), self._base_folder)
+            source = load_task(name, self._base_folder)
             self._tasks[key] = LmEvalTask(
                 key, source, settings, confirmation_share=share, seed=self.config.seed
             )
@@ -133,12 +153,14 @@ class Fitness:
             return objective
         alone = Counter(other.task for other in all_objectives)[objective.task] == 1
         name = objective.task if alone else f"{objective.task}/{objective.metric.removesuffix(',none')}"
-        return Objective(name, *[getattr(objective, f) for f in ("direction", "weight", "task", "metric", "aggregation")])
+        return replace(objective, name=name)
 
     def _duplicates(self, objectives: Sequence[Objective], locate: Callable[[Key], str]) -> list[Problem]:
         names = [self._named(objective, objectives).name for objective in objectives]
         return [
-            Problem(f"two objectives are called {name!r}", locate(("fitness", "objectives", index)), "set `name`")
+            Problem(
+                f"two objectives are called {name!r}", locate(("fitness", "objectives", index)), "set `name`"
+            )
             for index, name in enumerate(names)
             if name in names[:index]
         ]
@@ -165,14 +187,16 @@ class Fitness:
         """Return why some task cannot be run with this tokenizer."""
         return [problem for task in self._tasks.values() for problem in task.problems(tokenizer)]
 
-    def evaluate(self, model: Any, tokenizer: Any, items: Mapping[str, Sequence[str]]) -> Responses:
+    def evaluate(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Mapping[str, Sequence[str]]
+    ) -> Responses:
         """Run items on a live model.
 
         The same weights and items give the same responses, bit for bit, whatever was evaluated before and in
         whichever order the items are named. No global random state is changed.
 
         Args:
-            model: a transformers causal model (functions may take anything).
+            model: the resident model; its weights may have changed since the last call.
             tokenizer: its tokenizer.
             items: ids by task key.
 
@@ -182,22 +206,30 @@ class Fitness:
         unknown = sorted(set(items) - set(self._tasks))
         if unknown:
             raise FitnessError(f"no task {unknown[0]!r} in this fitness; its tasks: {', '.join(self._tasks)}")
-        if not (self._resident and self._resident.model is model and self._resident.tokenizer is tokenizer):
-            self._resident = Resident(model, tokenizer, self.config.batch_size, self.config.max_length)
+        resident = self._keep(model, tokenizer)
         start = time.perf_counter()
         with isolated(self.config.seed), ForwardClock(model) as clock:
-            tasks = {key: self._respond(key, items[key]) for key in self._tasks if items.get(key)}
+            tasks = {key: self._respond(resident, key, items[key]) for key in self._tasks if items.get(key)}
         return Responses(tasks, clock.seconds, time.perf_counter() - start)
 
-    def _respond(self, key: str, items: Sequence[str]) -> TaskResponses:
+    def _keep(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Resident:
+        """Return the resident model's record, the one from the last evaluation when it is the same model."""
+        known = self._resident
+        if known is None or known.model is not model or known.tokenizer is not tokenizer:
+            known = Resident(model, tokenizer, self.config.batch_size, self.config.max_length)
+        self._resident = known
+        return known
+
+    def _respond(self, resident: Resident, key: str, items: Sequence[str]) -> TaskResponses:
         filters = frozenset(o.metric.partition(",")[2] for o in self.objectives if o.task == key)
-        assert self._resident is not None
         try:
-            return self._tasks[key].respond(self._resident, items, filters)
+            return self._tasks[key].respond(resident, items, filters)
         except FitnessError as error:
             raise FitnessError(str(error) if key in str(error) else f"task {key!r}: {error}") from error
         except Exception as error:
-            raise FitnessError(f"task {key!r}: the model failed with {type(error).__name__}: {error}") from error
+            raise FitnessError(
+                f"task {key!r}: the evaluation failed with {type(error).__name__}: {error}"
+            ) from error
 
     def score(self, responses: Responses) -> dict[str, float]:
         """Return each objective's value, in its own direction, by name.
@@ -207,10 +239,22 @@ class Fitness:
         """
         return {objective.name: self._score(objective, responses) for objective in self.objectives}
 
+    def item_values(self, responses: Responses, objective: str) -> list[float]:
+        """Return one number an item, whose mean is the objective: for intervals and paired tests.
+
+        Raises:
+            KeyError: there is no objective of that name.
+        """
+        found = {each.name: each for each in self.objectives}[objective]
+        values = responses.tasks[found.task].values[found.metric]
+        return self._tasks[found.task].metrics[found.metric].item_values(values)
+
     def _score(self, objective: Objective, responses: Responses) -> float:
         task = responses.tasks.get(objective.task)
         if task is None:
-            raise FitnessError(f"no responses to task {objective.task!r}, which objective {objective.name!r} needs")
+            raise FitnessError(
+                f"no responses to task {objective.task!r}, which objective {objective.name!r} needs"
+            )
         if objective.metric not in task.values:
             keys = ", ".join(sorted(task.values))
             raise FitnessError(f"task {objective.task!r} gave no {objective.metric!r}; it gave: {keys}")

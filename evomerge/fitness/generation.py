@@ -18,8 +18,8 @@ from evomerge.errors import FitnessError
 
 # Fields of a generation config that do not change which token has the highest score.
 NEUTRAL = frozenset(
-    "bos_token_id eos_token_id pad_token_id do_sample temperature top_k top_p min_p typical_p max_length "
-    "max_new_tokens use_cache transformers_version _from_model_config".split()
+    """bos_token_id eos_token_id pad_token_id do_sample temperature top_k top_p min_p typical_p max_length
+    max_new_tokens use_cache transformers_version _from_model_config""".split()  # noqa: SIM905
 )
 
 
@@ -30,7 +30,8 @@ def can_decode_greedily(model: PreTrainedModel) -> bool:
     (a repetition penalty, suppressed tokens, several beams): `transformers` generates for those.
     """
     config = getattr(model, "generation_config", None)
-    changed = set() if config is None else set(config.to_diff_dict()) - NEUTRAL
+    fields = {} if config is None else config.to_diff_dict()
+    changed = {name for name, value in fields.items() if value not in (None, False)} - NEUTRAL
     accepted = inspect.signature(model.forward).parameters
     plain = not model.config.is_encoder_decoder and not getattr(model, "_is_stateful", False)
     return plain and not changed and {"position_ids", "past_key_values", "attention_mask"} <= set(accepted)

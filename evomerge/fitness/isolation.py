@@ -57,11 +57,11 @@ def compiled_templates() -> Iterator[None]:
     """Compile each prompt template once inside the block: lm-eval does so for every document (0.35 ms each)."""
     environment = lm_eval.utils.env
     original = environment.from_string
-    environment.from_string = lru_cache(maxsize=None)(original)  # type: ignore[method-assign]
+    environment.from_string = lru_cache(maxsize=None)(original)
     try:
         yield
     finally:
-        environment.from_string = original  # type: ignore[method-assign]
+        environment.from_string = original
 
 
 @contextmanager

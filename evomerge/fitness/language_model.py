@@ -22,7 +22,9 @@ from evomerge.errors import FitnessError
 from evomerge.fitness.generation import StopCheck, can_decode_greedily, check_finite, decode_greedily
 from evomerge.fitness.isolation import quiet
 
-Encoded = tuple[Any, list[int], list[int]]  # request as text (kept for lm-eval), context tokens, continuation tokens
+Encoded = tuple[
+    Any, list[int], list[int]
+]  # request as text (kept for lm-eval), context tokens, continuation tokens
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class ResidentLM(HFLM):
                 max_length=max_length,
                 softmax_dtype=torch.float32,
             )
+        self._max_length = self.max_length  # resolved once: the property reads the config at every call
         self._encodings: dict[tuple[str, bool | None], list[int]] = {}
         self._stop_checks: dict[tuple[str, ...], StopCheck] = {}
         self._greedy = self.backend == "causal" and can_decode_greedily(model)
@@ -106,7 +109,11 @@ class ResidentLM(HFLM):
     ) -> dict[int, tuple[float, bool]]:
         inputs = [tokens[-self.max_length :] for tokens in batch]
         logits = self._model_call(self._pad(inputs, value=0, left=False))
-        rows, columns, targets, lengths, indices = [], [], [], [], []
+        rows: list[int] = []
+        columns: list[int] = []
+        targets: list[int] = []
+        lengths: list[int] = []
+        indices: list[int] = []
         for row, (tokens, sharing) in enumerate(zip(inputs, members, strict=True)):
             for index in sharing:
                 continuation = requests[index][2]

@@ -53,8 +53,28 @@ class Metric:
         else:
             score = float(self.aggregate(present))
         if not math.isfinite(score):
-            raise FitnessError(f"{self.key}: the {self.aggregation} of {len(present)} items is {score}, not a number")
+            raise FitnessError(
+                f"{self.key}: the {self.aggregation} of {len(present)} items is {score}, not a number"
+            )
         return score
+
+    def item_values(self, values: Sequence[Value]) -> list[float]:
+        """Return one number an item: its own value under a mean, else its jackknife pseudo-value.
+
+        The pseudo-value n·θ − (n−1)·θ₋ᵢ (Tukey 1958) is an item's share of a score θ that is no mean, such as F1. An
+        item to which the task gives no value counts as the mean of the others.
+        """
+        present = [(index, value) for index, value in enumerate(values) if value is not None]
+        if self.aggregation == "mean":
+            shares = [_number(value, self.key) for _, value in present]
+        else:
+            whole, kept = self.score(values), [value for _, value in present]
+            n = len(kept)
+            shares = [n * whole - (n - 1) * self.score(kept[:i] + kept[i + 1 :]) for i in range(n)]
+        filled = [math.fsum(shares) / len(shares)] * len(values)
+        for (index, _), share in zip(present, shares, strict=True):
+            filled[index] = share
+        return filled
 
 
 def task_metrics(task: Any) -> dict[str, Metric]:
@@ -85,7 +105,9 @@ def resolve_metric(
     name, _, inline = (metric or "").partition(",")
     if inline and filter_name and inline != filter_name:
         return Problem(
-            f"metric {metric!r} names the filter {inline!r}, and `filter` is {filter_name!r}", "", "keep one of them"
+            f"metric {metric!r} names the filter {inline!r}, and `filter` is {filter_name!r}",
+            "",
+            "keep one of them",
         )
     wanted = inline or filter_name
     matching = [

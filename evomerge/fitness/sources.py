@@ -43,7 +43,9 @@ def load_task(name: str, base_folder: Path | None = None) -> Task:
     except Exception as error:
         raise FitnessError(f"task {name!r}: cannot read {path}: {error}") from error
     if "group" in config or isinstance(config.get("task"), list):
-        members = [entry if isinstance(entry, str) else entry.get("task", "?") for entry in config.get("task", [])]
+        members = [
+            entry if isinstance(entry, str) else entry.get("task", "?") for entry in config.get("task", [])
+        ]
         raise FitnessError(_several(name, "group", members))
     return _build(name, path, config)
 
@@ -61,7 +63,11 @@ def find_task(name: str, base_folder: Path | None = None) -> Path:
     if "group" in kinds:
         return kinds["group"][0]
     if "tag" in kinds:
-        members = [match.group(2).decode() for path in kinds["tag"] for match in NAME_LINE.finditer(path.read_bytes())]
+        members = [
+            match.group(2).decode()
+            for path in kinds["tag"]
+            for match in NAME_LINE.finditer(path.read_bytes())
+        ]
         raise FitnessError(_several(name, "tag", [member for member in members if member != name]))
     ours = [entry.name for entry in entries("fitness")]
     near = difflib.get_close_matches(name, [*ours, *shipped_names()], n=3, cutoff=0.6)
@@ -102,7 +108,9 @@ def _build(name: str, path: Path, config: dict[str, Any]) -> Task:
     except ConnectionError as error:
         raise FitnessError(_unreachable(name, config, error)) from error
     except Exception as error:
-        raise FitnessError(f"task {name!r} ({path}) cannot be built: {type(error).__name__}: {error}") from error
+        raise FitnessError(
+            f"task {name!r} ({path}) cannot be built: {type(error).__name__}: {error}"
+        ) from error
     return task
 
 

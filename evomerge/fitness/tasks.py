@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy
@@ -42,13 +43,17 @@ class LmEvalTask:
     ) -> None:
         self.key, self._task, self._settings, self._seed = key, task, settings, seed
         if getattr(task, "UNSAFE_CODE", False) or getattr(task, "MULTIMODAL", False):
-            raise FitnessError(f"task {key!r} runs generated code or needs images or sound; neither is supported")
+            raise FitnessError(
+                f"task {key!r} runs generated code or needs images or sound; neither is supported"
+            )
         self._configure()
         self.metrics = task_metrics(task)
         self.pools = self._split(confirmation_share)
         self._items = {item.id: item for pool in self.pools.values() for item in pool}
         self._instances: dict[str, list[Instance]] = {}
         self._rendered_for: Any = None
+        for method in ("doc_to_target", "doc_to_choice"):
+            setattr(task, method, _remember(getattr(task, method, None), self._items.values()))
 
     def _configure(self) -> None:
         config = self._task.config
@@ -73,7 +78,9 @@ class LmEvalTask:
         explicit |= set(json.loads(self._settings.gen_kwargs))
         if explicit & set(TOKEN_LIMITS):
             return []
-        what = f"task {self.key!r} sets no max_gen_toks: answers are cut off at lm-eval's default of 256 tokens"
+        what = (
+            f"task {self.key!r} sets no max_gen_toks: answers are cut off at lm-eval's default of 256 tokens"
+        )
         return [Problem(what, "", "set `gen_kwargs: {max_gen_toks: ...}` for the objective")]
 
     def _split(self, confirmation_share: float) -> Pools:
@@ -86,7 +93,9 @@ class LmEvalTask:
             pools = split_by_hash(self._read(task.eval_docs), confirmation_share)
         for split, items in pools.items():
             if not items:
-                raise FitnessError(f"task {self.key!r} has no {split} items: its data is too small to be split")
+                raise FitnessError(
+                    f"task {self.key!r} has no {split} items: its data is too small to be split"
+                )
         return pools
 
     def _read(self, docs: Any) -> tuple[Item, ...]:
@@ -113,7 +122,11 @@ class LmEvalTask:
         """Return why this task cannot be run with a tokenizer."""
         if self._settings.apply_chat_template and not getattr(tokenizer, "chat_template", None):
             what = f"task {self.key!r} asks for a chat template, and the tokenizer has none"
-            return [Problem(what, "", "drop `apply_chat_template`, or add a chat template to the base's tokenizer")]
+            return [
+                Problem(
+                    what, "", "drop `apply_chat_template`, or add a chat template to the base's tokenizer"
+                )
+            ]
         return []
 
     def _requests(self, item: Item, template: Any) -> list[Instance]:
@@ -140,7 +153,9 @@ class LmEvalTask:
             )
         return list(requests) if isinstance(requests, list) else [requests]
 
-    def respond(self, resident: Resident, items: Sequence[str], used_filters: frozenset[str]) -> TaskResponses:
+    def respond(
+        self, resident: Resident, items: Sequence[str], used_filters: frozenset[str]
+    ) -> TaskResponses:
         """Run items on the resident model.
 
         Args:
@@ -176,7 +191,7 @@ class LmEvalTask:
                 f"task {self.key!r} has no item {unknown[0]!r} ({len(unknown)} such); its data or prompts have changed "
                 "since these items were chosen"
             )
-        return sorted({self._items[item] for item in items}, key=lambda item: (item.index, item.id))
+        return sorted((self._items[item] for item in set(items)), key=lambda item: (item.index, item.id))
 
     def _filter(self, groups: Sequence[Sequence[Instance]]) -> None:
         self._task._instances = [instance for group in groups for instance in group]
@@ -187,9 +202,8 @@ class LmEvalTask:
         for name in dict.fromkeys(metric.filter for metric in self.metrics.values()):
             for position, (item, group) in enumerate(zip(items, groups, strict=True)):
                 ordered = sorted(group, key=lambda instance: instance.idx)
-                doc = dict(item.doc) if isinstance(item.doc, Mapping) else item.doc
                 answers = [instance.filtered_resps[name] for instance in ordered]
-                for metric, value in self._task.process_results(doc, answers).items():
+                for metric, value in self._task.process_results(item.doc, answers).items():
                     column = values.setdefault(f"{metric},{name}", [None] * len(items))
                     column[position] = _plain(value)
         for key, column in values.items():
@@ -209,6 +223,21 @@ class LmEvalTask:
     def _fallbacks(self) -> set[str]:
         steps = [step for entry in self._task.config.filter_list or [] for step in entry["filter"]]
         return {step["fallback"] for step in steps if isinstance(step.get("fallback"), str)}
+
+
+def _remember(method: Any, items: Iterable[Item]) -> Callable[..., Any]:
+    """Return a method of the task that renders each item's document once: scoring asks for it in every trial."""
+    ours = {id(item.doc) for item in items}
+    known: dict[int, Any] = {}
+
+    def lookup(doc: Any, *arguments: Any) -> Any:
+        if arguments or id(doc) not in ours:
+            return method(doc, *arguments)
+        if id(doc) not in known:
+            known[id(doc)] = method(doc)
+        return copy.copy(known[id(doc)])
+
+    return lookup
 
 
 class _OwnExamples:
@@ -241,7 +270,9 @@ def _run(model: ResidentLM, instances: Sequence[Instance]) -> set[int]:
         ]
         if kind == "generate_until":
             generations = model.generate(requests)
-            cut_off |= {id(request) for request, made in zip(requests, generations, strict=True) if made.truncated}
+            cut_off |= {
+                id(request) for request, made in zip(requests, generations, strict=True) if made.truncated
+            }
             answers: list[Any] = [generation.text for generation in generations]
         else:
             answers = getattr(model, kind)(requests)

@@ -1,8 +1,8 @@
 """YAML in and out, with the line of every value, so that an error can say where it is.
 
-Reading is safe (data only). Numbers such as ``1e-3`` are numbers and ``no``/``on`` are strings, as in YAML 1.2;
-a key written twice is refused. ``validate`` turns pydantic's errors into problems with a line and the nearest
-valid name.
+Reading is safe (data only). Numbers such as ``1e-3`` are numbers and ``no``/``on`` are strings, as in YAML
+1.2; a key written twice is refused. ``validate`` turns pydantic's errors into problems with a line and the
+nearest valid name.
 """
 
 from __future__ import annotations
@@ -82,6 +82,8 @@ def loads(text: str, source: str = "<string>") -> Document:
         if node is not None:
             _collect(node, (), lines, source)
         data = None if node is None else loader.construct_document(node)
+    except RecursionError as error:
+        raise ConfigError(Problem("not valid YAML: nested too deeply", source)) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{source}:{mark.line + 1}" if mark else source
@@ -151,7 +153,11 @@ def validate(model: type[Model], document: Document, data: Any = None, prefix: K
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        problems = [_problem(model, document, prefix, detail) for detail in error.errors()]
+        details = error.errors()
+        inner = {detail["loc"][:n] for detail in details for n in range(len(detail["loc"]))}
+        # A list whose only entry is wrong is also "too short": report the cause alone.
+        details = [d for d in details if not (d["type"] == "too_short" and d["loc"] in inner)]
+        problems = [_problem(model, document, prefix, detail) for detail in details]
         raise ConfigError(list(dict.fromkeys(problems))) from error
 
 

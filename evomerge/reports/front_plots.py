@@ -11,7 +11,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from evomerge.reports import wording
-from evomerge.reports.plots import COLOURS, MANY_POINTS, axis_title, padded
+from evomerge.reports.plots import COLOURS, MANY_POINTS, padded
 from evomerge.reports.summary import ConfirmedRow, Interval, ObjectiveInfo, ReferenceRow, RunSummary, TrialRow
 
 Pair = tuple[ObjectiveInfo, ObjectiveInfo]
@@ -26,6 +26,9 @@ _GROUPS: dict[str, dict[str, Any]] = {  # in drawing order: the last lies on top
     "parents": {"color": COLOURS["parent"], "size": 12, "symbol": "diamond"},
     "winner": {"color": COLOURS["winner"], "size": 16, "symbol": "star"},
 }
+_LABELLED = ("parents", "winner")
+_SIDES = ("top center", "bottom center", "middle right", "middle left")  # so that close names can be read
+_DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 _NAMED = ("base", "uniform merge", "parents", "winner")
 
 
@@ -37,6 +40,10 @@ class _Point:
     group: str
     values: Mapping[str, float]
     intervals: Mapping[str, Interval] | None = None
+
+    def belongs(self, group: str) -> bool:
+        """Whether the point is drawn with ``group``; the winner is drawn on the front's line too."""
+        return self.group == group or (self.group == "winner" and group == "front")
 
     def reach(self, name: str) -> tuple[float, float]:
         """Return how far below and above its value the 95% interval of an objective goes."""
@@ -62,6 +69,8 @@ def profile_figure(summary: RunSummary) -> go.Figure:
     Each objective runs from the worst to the best value drawn, so different scales can be compared.
     """
     points = [point for point in _searched(summary) if point.group != "trials"]
+    parents = [point.label for point in points if point.group == "parents"]
+    dashes = {label: _DASHES[index % len(_DASHES)] for index, label in enumerate(parents)}
     figure, shown = go.Figure(), set[str]()
     for point in points:
         label = html.escape(point.label) if point.group in _NAMED else point.group
@@ -75,7 +84,11 @@ def profile_figure(summary: RunSummary) -> go.Figure:
                 showlegend=label not in shown,
                 mode="lines+markers",
                 marker={**_GROUPS[point.group], "size": 7},
-                line={"width": 3 if point.group == "winner" else 1.5, "color": _GROUPS[point.group]["color"]},
+                line={
+                    "width": 3 if point.group == "winner" else 1.5,
+                    "color": _GROUPS[point.group]["color"],
+                    "dash": dashes.get(point.label, "solid"),
+                },
                 hovertemplate=f"{html.escape(point.label)}: %{{text}}<extra></extra>",
             )
         )
@@ -115,12 +128,12 @@ def _reference_group(row: ReferenceRow | ConfirmedRow) -> str:
 
 def _axis(points: Sequence[_Point], name: str) -> tuple[float, float]:
     ends = [(point.values[name], point.reach(name)) for point in points]
-    return padded([v - low for v, (low, _) in ends] + [v + high for v, (_, high) in ends], 0.07)
+    return padded([v - low for v, (low, _) in ends] + [v + high for v, (_, high) in ends], 0.1)
 
 
 def _plane(points: Sequence[_Point], objectives: Sequence[ObjectiveInfo], ranges: Ranges) -> go.Figure:
     pairs = list(itertools.combinations(objectives, 2))
-    grouped = [(name, [p for p in points if p.group == name]) for name in _GROUPS]
+    grouped = [(name, [p for p in points if p.belongs(name)]) for name in _GROUPS]
     groups = [(name, _sorted(members, objectives)) for name, members in grouped if members]
     figure = go.Figure([_trace(name, members, objectives) for name, members in groups])
     views = [_view([members for _, members in groups], pair, ranges) for pair in pairs]
@@ -145,14 +158,15 @@ def _trace(name: str, points: Sequence[_Point], objectives: Sequence[ObjectiveIn
         name=name,
         text=labels,
         marker=_GROUPS[name],
-        mode="lines+markers" if stairs else "markers+text" if name in _NAMED else "markers",
+        mode="lines+markers" if stairs else "markers+text" if name in _LABELLED else "markers",
         hovertemplate="%{text}<br>%{x:.4g}, %{y:.4g}<extra></extra>",
     )
     if stairs:
         shape = "vh" if objectives[0].sign > 0 else "hv"  # the edge of what the front dominates
         trace.update(line={"shape": shape, "width": 1.5, "color": COLOURS["front"]})
-    if name in _NAMED:
-        trace.update(textposition="top center", textfont={"size": 11})
+    if name in _LABELLED:
+        sides = [_SIDES[index % len(_SIDES)] for index in range(len(points))]
+        trace.update(textposition=sides, textfont={"size": 11})
     return trace
 
 
@@ -161,7 +175,7 @@ def _view(groups: Sequence[Sequence[_Point]], pair: Pair, ranges: Ranges) -> Vie
     data = dict(_columns(groups, pair))
     layout: dict[str, Any] = {}
     for axis, objective in zip(("xaxis", "yaxis"), pair, strict=True):
-        layout[f"{axis}.title.text"] = axis_title(objective)
+        layout[f"{axis}.title.text"] = html.escape(objective.title)
         layout[f"{axis}.range"] = list(ranges[objective.name])
     return data, layout
 

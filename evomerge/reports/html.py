@@ -152,7 +152,7 @@ def _figure_sections(summary: RunSummary, figures: Figures) -> dict[str, list[tu
             (figures.add("profile", profile_figure(summary)), "Front and references across all objectives")
         )
     progress = [
-        (figures.add(f"progress-{i}", progress_figure(summary, objective)), objective.name)
+        (figures.add(f"progress-{i}", progress_figure(summary, objective)), objective.title)
         for i, objective in enumerate(summary.objectives)
     ]
     if len(summary.objectives) > 1 and summary.hypervolume:
@@ -163,15 +163,26 @@ def _figure_sections(summary: RunSummary, figures: Figures) -> dict[str, list[tu
 def _gene_panes(summary: RunSummary, figures: Figures) -> list[dict[str, Any]]:
     """Return one pane an objective: its name, the bars and, for genes over depth, the heat map."""
     found = importance(summary.trials, summary.objectives)
-    return [_gene_pane(i, name, genes, figures) for i, (name, genes) in enumerate(found.items())]
+    order = {gene: index for index, gene in enumerate(summary.genes)}
+    panes = []
+    for index, (name, genes) in enumerate(found.items()):
+        in_genome = sorted(genes, key=lambda gene: order.get(gene.gene, len(order)))
+        panes.append(_gene_pane(index, name, genes, in_genome, figures))
+    return panes
 
 
-def _gene_pane(index: int, name: str, genes: Sequence[GeneImportance], figures: Figures) -> dict[str, Any]:
-    names = [figures.add(f"genes-{index}", importance_figure(genes))]
-    table = over_depth({gene.gene: gene.share for gene in sorted(genes, key=lambda gene: gene.gene)})
+def _gene_pane(
+    index: int,
+    name: str,
+    largest_first: Sequence[GeneImportance],
+    in_genome: Sequence[GeneImportance],
+    figures: Figures,
+) -> dict[str, Any]:
+    names = [figures.add(f"genes-{index}", importance_figure(largest_first))]
+    table = over_depth({gene.gene: gene.share for gene in in_genome})
     if table is not None:
         names.append(figures.add(f"genes-depth-{index}", depth_figure(table, share=True)))
-    return {"name": name, "figures": names, "count": len(genes)}
+    return {"name": name, "figures": names}
 
 
 def _gene_note(summary: RunSummary) -> str:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import optuna
@@ -21,6 +22,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import create_trial
 from scipy.stats import spearmanr
 
@@ -29,7 +31,7 @@ from evomerge.search_spaces.genes import Value
 
 FEWEST_TRIALS = 10
 MOST_TRIALS = 500  # the forest's cost grows with the trials: 500 take about two seconds
-TREES = 16
+TREES, DEPTH = 16, 8
 MEAN = "mean of objectives"
 
 _DEPTH = re.compile(r"\.(layer|block|knot|point)(\d+)(?=\.|$)")
@@ -49,10 +51,14 @@ class GeneImportance:
 
 @dataclass(frozen=True)
 class DepthTable:
-    """Values of genes that repeat over depth: ``values[row][column]``, gene family × layer; NaN if absent."""
+    """Values of genes that repeat over depth: ``values[row][column]``, gene family × depth; NaN if absent.
 
+    ``axis`` says what depth counts: ``layer`` or ``block``.
+    """
+
+    axis: str
     rows: tuple[str, ...]
-    columns: tuple[str, ...]
+    columns: tuple[int, ...]
     values: tuple[tuple[float, ...], ...]
 
 
@@ -72,7 +78,8 @@ def importance(
     if not distributions:
         return {}
     targets = _targets(chosen, objectives)
-    return {name: _ranked(chosen, distributions, values) for name, values in targets.items()}
+    shares = _fanova(chosen, distributions, targets)
+    return {name: _ranked(chosen, shares[name], values) for name, values in targets.items()}
 
 
 def _targets(trials: Sequence[TrialRow], objectives: Sequence[ObjectiveInfo]) -> dict[str, np.ndarray]:
@@ -107,29 +114,41 @@ def _range(values: Sequence[Value]) -> BaseDistribution | None:
 
 
 def _ranked(
-    trials: Sequence[TrialRow], distributions: Mapping[str, BaseDistribution], target: np.ndarray
+    trials: Sequence[TrialRow], shares: Mapping[str, float], target: np.ndarray
 ) -> list[GeneImportance]:
-    flat = np.ptp(target) == 0
-    shares = dict.fromkeys(distributions, 0.0) if flat else _fanova(trials, distributions, target)
-    found = [GeneImportance(gene, shares[gene], _trend(gene, trials, target)) for gene in distributions]
+    found = [GeneImportance(gene, share, _trend(gene, trials, target)) for gene, share in shares.items()]
     return sorted(found, key=lambda row: (-row.share, row.gene))
 
 
 def _fanova(
-    trials: Sequence[TrialRow], distributions: Mapping[str, BaseDistribution], target: np.ndarray
-) -> dict[str, float]:
+    trials: Sequence[TrialRow], distributions: dict[str, BaseDistribution], targets: Mapping[str, np.ndarray]
+) -> dict[str, dict[str, float]]:
+    """Return target → gene → share; a target that is the same in all trials has no shares to give."""
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-        for trial, value in zip(trials, target, strict=True):
-            params, value = _params(trial, distributions), float(value)
-            study.add_trial(create_trial(params=params, distributions=dict(distributions), value=value))
-        evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=TREES, seed=0)
-        found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+        study = optuna.create_study(directions=["maximize"] * len(targets))
+        for trial, values in zip(trials, np.stack(list(targets.values()), axis=1).tolist(), strict=True):
+            params = _params(trial, distributions)
+            study.add_trial(create_trial(params=params, distributions=distributions, values=values))
+        evaluator = FanovaImportanceEvaluator(n_trees=TREES, max_depth=DEPTH, seed=0)
+        found = {
+            name: evaluator.evaluate(study, target=partial(_value, index=index))
+            for index, (name, values) in enumerate(targets.items())
+            if np.ptp(values) > 0
+        }
     finally:
         optuna.logging.set_verbosity(verbosity)
-    return {gene: float(found.get(gene, 0.0)) for gene in distributions}
+    return {name: _normalised(found.get(name, {}), distributions) for name in targets}
+
+
+def _value(trial: optuna.trial.FrozenTrial, index: int) -> float:
+    return float(trial.values[index])
+
+
+def _normalised(shares: Mapping[str, float], genes: Iterable[str]) -> dict[str, float]:
+    total = sum(shares.values()) or 1.0
+    return {gene: float(shares.get(gene, 0.0)) / total for gene in genes}
 
 
 def _params(trial: TrialRow, distributions: Mapping[str, BaseDistribution]) -> dict[str, Value]:
@@ -147,19 +166,20 @@ def _trend(gene: str, trials: Sequence[TrialRow], target: np.ndarray) -> float |
 
 
 def over_depth(values: Mapping[str, float]) -> DepthTable | None:
-    """Arrange genes named ``parent.parameter.layerN.group`` as family × depth; None below two depths."""
-    cells: dict[tuple[str, str], float] = {}
-    depths: dict[str, int] = {}
-    for gene, value in values.items():
-        match = _DEPTH.search(gene)
-        if match:
-            column = f"{match[1]} {match[2]}"
-            depths[column] = int(match[2])
-            cells[gene[: match.start()] + gene[match.end() :], column] = value
-    columns = tuple(sorted(depths, key=lambda column: depths[column]))
+    """Arrange genes named ``parent.parameter.layerN.group`` as family × depth, in the order of their genome.
+
+    Genes without a depth are left out; None when there are fewer than two depths.
+    """
+    found = [(_DEPTH.search(gene), gene, value) for gene, value in values.items()]
+    cells = {
+        (gene[: match.start()] + gene[match.end() :], int(match[2])): value
+        for match, gene, value in found
+        if match is not None
+    }
+    columns = tuple(sorted({depth for _, depth in cells}))
     if len(columns) < 2:
         return None
+    axis = next(match[1] for match, _, _ in found if match is not None)
     rows = tuple(dict.fromkeys(row for row, _ in cells))
-    return DepthTable(
-        rows, columns, tuple(tuple(cells.get((r, c), float("nan")) for c in columns) for r in rows)
-    )
+    table = tuple(tuple(cells.get((row, column), math.nan) for column in columns) for row in rows)
+    return DepthTable(axis, rows, columns, table)

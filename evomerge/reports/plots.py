@@ -29,7 +29,7 @@ COLOURS = {
 }
 MANY_POINTS = 2000  # above this, SVG scatter plots become slow in a browser
 TOP_GENES = 20
-_BETTER_WORSE = [[0, "#c8553d"], [0.5, "#d5d8dd"], [1, "#2f6fd6"]]
+_NEUTRAL, _BETTER, _WORSE = (178, 184, 194), (47, 111, 214), (200, 85, 61)
 _SHARES = [[0, "rgba(47,111,214,0.04)"], [1, "rgba(47,111,214,1)"]]
 
 
@@ -38,11 +38,6 @@ def padded(values: Sequence[float], part: float) -> tuple[float, float]:
     finite = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
     width = (max(finite) - min(finite)) or abs(max(finite)) or 1.0
     return min(finite) - part * width, max(finite) + part * width
-
-
-def axis_title(objective: ObjectiveInfo) -> str:
-    """Return an objective's axis title."""
-    return html.escape(objective.name) + (" (smaller is better)" if objective.sign < 0 else "")
 
 
 def progress_figure(summary: RunSummary, objective: ObjectiveInfo) -> go.Figure:
@@ -61,7 +56,6 @@ def progress_figure(summary: RunSummary, objective: ObjectiveInfo) -> go.Figure:
         ]
     )  # fmt: skip
     figure.update_xaxes(title="trial")
-    figure.update_yaxes(title=axis_title(objective))
     return figure
 
 
@@ -92,7 +86,7 @@ def hypervolume_figure(summary: RunSummary) -> go.Figure:
         )
     )  # fmt: skip
     figure.update_xaxes(title="trial")
-    figure.update_yaxes(title="hypervolume", range=list(padded(volumes, 0.05)))
+    figure.update_yaxes(range=list(padded(volumes, 0.05)))
     return figure
 
 
@@ -103,22 +97,27 @@ def _steps(colour: str) -> dict[str, Any]:
 def importance_figure(genes: Sequence[GeneImportance]) -> go.Figure:
     """Return bars of the most important genes, coloured by how more of the gene goes with better scores."""
     top = list(genes[:TOP_GENES])
-    trends = [0.0 if gene.trend is None else gene.trend for gene in top]
+    trends = ["" if gene.trend is None else f", rank correlation {gene.trend:+.2f}" for gene in top]
     figure = go.Figure(
         go.Bar(
             x=[gene.share for gene in top], y=[html.escape(gene.gene) for gene in top], orientation="h",
             text=[wording.share(gene.share) for gene in top], textposition="outside", cliponaxis=False,
-            customdata=trends,
-            hovertemplate="%{y}: %{text}, rank correlation %{customdata:+.2f}<extra></extra>",
-            marker={
-                "color": trends, "cmin": -1, "cmax": 1, "colorscale": _BETTER_WORSE,
-                "colorbar": {"title": {"text": "rank<br>correlation", "font": {"size": 11}}, "thickness": 10},
-            },
+            customdata=trends, hovertemplate="%{y}: %{text}%{customdata}<extra></extra>",
+            marker={"color": [_trend_colour(gene.trend) for gene in top]},
         )
     )  # fmt: skip
     widest = max((gene.share for gene in top), default=1.0) or 1.0
     figure.update_xaxes(title="share of explained variance", tickformat=".0%", range=[0, widest * 1.12])
     return _rows(figure, len(top))
+
+
+def _trend_colour(trend: float | None) -> str:
+    """Return grey for no trend, blue for upwards, red for downwards; faint trends are lifted to be seen."""
+    strength = math.sqrt(abs(trend)) if trend is not None and math.isfinite(trend) else 0.0
+    end = _BETTER if (trend or 0) > 0 else _WORSE
+    return "rgb({},{},{})".format(
+        *(round(a + (b - a) * strength) for a, b in zip(_NEUTRAL, end, strict=True))
+    )
 
 
 def genome_figure(trial: TrialRow) -> go.Figure:
@@ -141,13 +140,14 @@ def depth_figure(table: DepthTable, *, share: bool) -> go.Figure:
     figure = go.Figure(
         go.Heatmap(
             z=[[None if math.isnan(value) else value for value in row] for row in table.values],
-            x=list(table.columns), y=[html.escape(row) for row in table.rows], xgap=1, ygap=1,
+            x=[str(column) for column in table.columns], y=[html.escape(row) for row in table.rows],
+            xgap=1, ygap=1,
             zmin=0 if share else None, colorscale=_SHARES if share else "Viridis",
             colorbar={"thickness": 10, "tickformat": ".1%" if share else ""},
-            hovertemplate=f"%{{y}}, %{{x}}: {cell}<extra></extra>",
+            hovertemplate=f"%{{y}}, {table.axis} %{{x}}: {cell}<extra></extra>",
         )
     )  # fmt: skip
-    figure.update_xaxes(showgrid=False)
+    figure.update_xaxes(showgrid=False, type="category", title=table.axis)
     figure.update_yaxes(showgrid=False)
     return _rows(figure, len(table.rows))
 

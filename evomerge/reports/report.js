@@ -9,14 +9,15 @@
         paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest",
         font: { color: ink, size: 12, family: getComputedStyle(document.body).fontFamily },
         margin: { l: 55, r: 15, t: 30, b: 45 },
-        legend: { orientation: "h", x: 0, y: -0.2, yanchor: "top" },
+        legend: { orientation: "h", x: 0, yref: "container", y: 0, yanchor: "bottom" },
+        modebar: { bgcolor: "rgba(0,0,0,0)", color: isDark ? "#5d6675" : "#b6bcc6", activecolor: ink },
         hoverlabel: { bgcolor: card, bordercolor: line, font: { color: ink } },
         updatemenudefaults: { bgcolor: card, bordercolor: line, font: { color: ink } },
         xaxis: axis(line), yaxis: axis(line),
       },
     };
   }
-  const config = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["lasso2d", "select2d"] };
+  const config = { displaylogo: false, responsive: true, modeBarButtons: [["toImage", "resetScale2d"]] };
   const figures = Array.from(document.querySelectorAll(".figure"));
   const specs = new Map(figures.map((element) => [element, JSON.parse(element.querySelector("script").textContent)]));
 

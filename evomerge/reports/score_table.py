@@ -1,4 +1,4 @@
-"""Models × objectives as the HTML report's tables show them: text, which is best, and where the interval lies."""
+"""Models × objectives as the HTML report's tables show them: texts, the best, and where intervals lie."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from evomerge.reports import wording
 from evomerge.reports.summary import Interval, ObjectiveInfo, RunSummary
 from evomerge.reports.tables import by_mean_rank
 
-MEAN = "mean"
+MEAN = "mean of objectives"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One score: its text, its interval's text, whether it is the column's best, and per cent along the column."""
+    """One score: its text, its interval's text, whether it is the column's best; per cent along it."""
 
     text: str
     interval: str = ""
@@ -62,7 +62,7 @@ def confirmed_scores(summary: RunSummary) -> ScoreTable:
 
 
 def search_scores(summary: RunSummary, most: int = 5) -> ScoreTable:
-    """Return the references and the front's first trials on the search items (no intervals: values were searched)."""
+    """Return the references and the front's first trials on the search items, without intervals."""
     rows = [_Scored(row.name, row.kind, _exact(row.objectives, summary)) for row in summary.references]
     for trial in by_mean_rank(summary.front, summary.objectives)[:most]:
         rows.append(_Scored(f"trial {trial.number}", "trial", _exact(trial.objectives or {}, summary)))

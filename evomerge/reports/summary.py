@@ -33,6 +33,11 @@ class ObjectiveInfo:
         """+1 when larger is better, -1 when smaller is."""
         return 1 if self.direction == "maximize" else -1
 
+    @property
+    def title(self) -> str:
+        """The name, with the direction where it is not the usual one."""
+        return self.name if self.direction == "maximize" else f"{self.name} (smaller is better)"
+
 
 @dataclass(frozen=True)
 class TrialRow:

@@ -29,7 +29,8 @@ def signed(value: float) -> str:
 
 def ends(interval: Interval) -> str:
     """Return the ends of an interval, short enough for a table cell: ``0.68–0.74``."""
-    return f"{_short(interval.low)}–{_short(interval.high)}"
+    between = " to " if interval.low < 0 else "–"
+    return f"{_short(interval.low)}{between}{_short(interval.high)}"
 
 
 def _short(value: float) -> str:

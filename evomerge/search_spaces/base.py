@@ -1,6 +1,7 @@
 """What every kind of search space is, and how one is read from YAML and built for given parents.
 
-A kind is a configuration class and a builder, entered in `SEARCH_SPACES` under the word that files write as ``kind``.
+A kind is a configuration class and a builder, entered in `SEARCH_SPACES` under the word that files write as
+``kind``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Filters: saying in a recipe that certain tensors get certain values.
 
-A recipe picks tensors by substrings of their names, the first match in a list wins. `choose_filters` finds short
-substrings (``self_attn``) that pick exactly the wanted tensors, and falls back on whole names where there are none.
+A recipe picks tensors by substrings of their names; the first match in a list wins. `choose_filters` finds
+short substrings (``self_attn``) that pick exactly the wanted tensors, and falls back on whole names.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _cover(names: Sequence[str], others: Sequence[str]) -> list[str] | None:
 
 
 def _candidates(name: str) -> Iterator[str]:
-    """Yield substrings of a name, the shortest first: of a layer's tensor the module, of others the whole name."""
+    """Yield substrings of a name, the shortest first: inside layers module names, outside the whole name."""
     if layer_of(name) is None:
         yield name
         return

@@ -1,7 +1,7 @@
 """``bounds`` and ``fixed``: which genes a name or pattern in a file means, and what it does to them.
 
-A pattern is a parameter's name (``density``), the first words of genes' names (``math.weight``), or has ``*`` and
-``?`` in it (``*.weight.layer0.*``).
+A pattern is a parameter's name (``density``), the first words of genes' names (``math.weight``), or has ``*``
+and ``?`` in it (``*.weight.layer0.*``).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from evomerge.errors import ConfigError, Problem, suggest
-from evomerge.search_spaces.genes import ChoiceGene, FloatGene, Gene, Value
+from evomerge.search_spaces.genes import FloatGene, Gene, Value
 
 if TYPE_CHECKING:
     from evomerge.merging.method import Parameter
@@ -89,7 +89,7 @@ class GeneTable:
 
 def _inside(gene: Gene) -> Gene:
     """Move a gene's initial value into its bounds."""
-    if isinstance(gene, ChoiceGene):
+    if not isinstance(gene, FloatGene):
         return gene
     return replace(gene, initial=min(max(gene.initial, gene.low), gene.high))
 

@@ -1,7 +1,7 @@
 """Groups of tensors: which part of a network a tensor belongs to, told by its name alone.
 
-Holds for the names of Llama, Mistral, Qwen, Gemma, Phi, GPT-2, GPT-NeoX, OPT, Bloom, Falcon, BERT, T5 and whatever
-follows their habits. What no pattern knows belongs to no group.
+Holds for the names of Llama, Mistral, Qwen, Gemma, Phi, GPT-2, GPT-NeoX, OPT, Bloom, Falcon, BERT, T5 and
+whatever follows their habits. What no pattern knows belongs to no group.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ NAMED_GROUPS = ("attention", "mlp", "norm", "embedding")
 def group_of(tensor_name: str) -> str | None:
     """Return which of `NAMED_GROUPS` a tensor is in; None if none.
 
-    ``norm`` takes every normalisation, those inside attention and embeddings too; ``embedding`` takes input and
-    position embeddings and output heads, all of them outside the layers.
+    ``norm`` takes every normalisation, also those inside attention and embeddings; ``embedding`` takes input
+    and position embeddings and output heads, all of them outside the layers.
     """
     if _NORM.search(tensor_name):
         return "norm"
@@ -44,12 +44,14 @@ def group_of(tensor_name: str) -> str | None:
     return "mlp" if _MLP.search(tensor_name) else None
 
 
-def assign_groups(tensor_names: Sequence[str], groups: Sequence[GroupSetting]) -> dict[str, str]:
-    """Return tensor name → group: the first listed group that matches, or ``other``.
+def assign_groups(tensor_names: Sequence[str], groups: Sequence[GroupSetting]) -> dict[str, tuple[str, ...]]:
+    """Return group → its tensors, in the listed order; what no group takes is ``other``, last.
+
+    A tensor belongs to the first group that matches.
 
     Args:
-        groups: names of `NAMED_GROUPS`, and mappings of a name to a regular expression that is searched for in
-            tensor names.
+        groups: names of `NAMED_GROUPS`, and mappings of a name to a regular expression that is searched for
+            in tensor names.
 
     Raises:
         ConfigError: a group holds no tensor.
@@ -59,11 +61,13 @@ def assign_groups(tensor_names: Sequence[str], groups: Sequence[GroupSetting]) -
         for setting in groups
         for name, pattern in ({setting: None} if isinstance(setting, str) else setting).items()
     }
-    assigned = {name: _first_match(name, patterns) for name in tensor_names}
-    empty = [group for group in patterns if group not in assigned.values()]
+    assigned: dict[str, list[str]] = {group: [] for group in (*patterns, OTHER)}
+    for name in tensor_names:
+        assigned[_first_match(name, patterns)].append(name)
+    empty = [group for group in patterns if not assigned[group]]
     if empty:
         raise ConfigError([_nothing_in(group, patterns[group], tensor_names) for group in empty])
-    return assigned
+    return {group: tuple(names) for group, names in assigned.items() if names}
 
 
 def _first_match(tensor_name: str, patterns: dict[str, str | None]) -> str:

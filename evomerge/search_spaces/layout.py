@@ -1,8 +1,8 @@
 """Where each value of a parameter goes: the tensors cut into parts, and each part's values over the layers.
 
-Every parameter of a method is laid out alike. A part is a group's tensors inside the layers, or those outside them.
-Its cells are named ``layer3.mlp``, ``block0.attention``, ``point1`` (of a smooth curve), ``outside.norm``,
-``embedding``: the last words of a gene's name.
+Every parameter of a method is laid out alike. A part is a group's tensors inside the layers, or those outside
+them. Its cells are named ``layer3.mlp``, ``block0.attention``, ``point1`` (of a smooth curve),
+``outside.norm``, ``embedding``: the last words of a gene's name.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ OUTSIDE = "outside"
 
 @dataclass(frozen=True)
 class Entry:
-    """One filter of a parameter's list and the cells its value is made of: one, or the points of a gradient."""
+    """One filter of a parameter's list and the cells its value is made of: one, or a gradient's points."""
 
     filter: str | None
     cells: tuple[str, ...]
@@ -40,23 +40,20 @@ class _Part:
     cells: tuple[str, ...]
 
 
-def lay_out(
-    groups: Mapping[str, str] | None, tensor_names: Sequence[str], granularity: str, smooth: int | None
-) -> Layout:
+def lay_out(groups: Mapping[str, Sequence[str]], granularity: str, smooth: int | None) -> Layout:
     """Return the layout of one parameter.
 
     Args:
-        groups: tensor name → group; None for a single group without a name.
+        groups: group → its tensors; a single group may have the empty name.
         granularity: ``global``, ``layer`` or ``block: k``.
         smooth: number of points of a curve over the layers, instead of one value for each layer.
     """
-    num_layers = count_layers(tensor_names)
+    num_layers = count_layers([name for names in groups.values() for name in names])
     inside: list[_Part] = []
     outside: list[_Part] = []
-    for group in dict.fromkeys(groups.values()) if groups else [""]:
-        names = tuple(name for name in tensor_names if not groups or groups[name] == group)
+    for group, names in groups.items():
         if granularity == "global":
-            inside.append(_Part(names, (group,)))
+            inside.append(_Part(tuple(names), (group,)))
             continue
         layered = tuple(name for name in names if layer_of(name) is not None)
         if layered:
@@ -76,8 +73,8 @@ def _points(
 ) -> tuple[str, ...]:
     """Return the cell of each point of a gradient; one cell if all are the same.
 
-    A point that no tensor is read from (a group may miss in some layers) shares the cell of its nearest neighbour
-    that has tensors, so that every cell governs something.
+    A point that no tensor is read from (a group may be missing in some layers) shares the cell of its nearest
+    neighbour that has tensors, so that every cell governs something.
     """
     layers = {layer for name in names if (layer := layer_of(name)) is not None}
     if smooth is not None:

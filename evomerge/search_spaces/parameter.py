@@ -28,7 +28,7 @@ BOOLEANS = ("false", "true")
 
 @dataclass(frozen=True)
 class _Slot:
-    """One parameter of one parent, or of the merge as a whole (no ``nickname``), and its place in the recipe."""
+    """One parameter of one parent, or (without ``nickname``) of the merge, and its place in the recipe."""
 
     parameter: Parameter
     nickname: str | None
@@ -189,9 +189,10 @@ def _slots(config: ParameterSpaceConfig, method: MergeMethod, info: ParentsInfo)
                 f"use at most {num_layers} points",
             )
         )
-    groups = assign_groups(info.tensor_names, config.groups) if config.groups else None
-    layout = lay_out(groups, info.tensor_names, config.granularity, config.smooth)
-    everywhere = lay_out(None, info.tensor_names, "global", None)
+    everything = {"": info.tensor_names}
+    groups = assign_groups(info.tensor_names, config.groups) if config.groups else everything
+    layout = lay_out(groups, config.granularity, config.smooth)
+    everywhere = lay_out(everything, "global", None)
     for nickname in (*info.parents, None):
         for parameter in method.parameters:
             told = parameter.searchable or parameter.name in config.bounds

@@ -53,11 +53,12 @@ class CmaEsSearcher:
         self._config = config
         self._objectives = setting.objectives
         self._box = UnitBox(setting.genes)
+        # pycma cannot limit the step size of a lone coordinate, so that one gets an idle companion.
+        self._cells = self._box.cells if self._box.dimensions > 1 else np.append(self._box.cells, 0)
         # pycma rounds integer coordinates, so these run over [-½, cells - ½], their values being the cells'
         # numbers.
-        discrete = self._box.cells > 0
-        self._scale = np.where(discrete, self._box.cells, 1).astype(np.float64)
-        self._offset = np.where(discrete, 0.5, 0.0)
+        self._scale = np.maximum(self._cells, 1).astype(np.float64)
+        self._offset = np.where(self._cells > 0, 0.5, 0.0)
         initial = {gene.name: gene.initial for gene in setting.genes}
         self._starts = deque(self._box.point(point) for point in setting.starting_points or (initial,))
         self._generator = np.random.default_rng(config.seed)
@@ -74,8 +75,8 @@ class CmaEsSearcher:
         """Return the open generation's next genome; ``None`` when all of it is in flight."""
         if len(self._costs) + len(self._in_flight) == len(self._points):
             return None
-        point = self._points[len(self._costs) + len(self._in_flight)]
-        return self._in_flight.asked(self._box.genome((point + self._offset) / self._scale), None)
+        point = (self._points[len(self._costs) + len(self._in_flight)] + self._offset) / self._scale
+        return self._in_flight.asked(self._box.genome(point[: self._box.dimensions]), None)
 
     def tell(self, genome: Genome, objectives: Mapping[str, float] | None) -> None:
         """Learn the result of the longest-asked genome; a generation's last result moves the distribution."""
@@ -115,6 +116,7 @@ class CmaEsSearcher:
         """Launch a strategy at the next starting point, or anywhere in the bounds when all are used."""
         point = self._starts.popleft() if self._starts else self._generator.random(self._box.dimensions)
         sigma = self._config.sigma0 * self._launch.sigma_factor
+        point = np.append(point, np.full(len(self._scale) - len(point), 0.5))
         self._strategy = cma.CMAEvolutionStrategy(point * self._scale - self._offset, sigma, self._options())
         # Integer centering draws from the global numpy generator (T7) and adds little to the lower bound on
         # the integers' step sizes, which stays.
@@ -128,7 +130,7 @@ class CmaEsSearcher:
         self._costs: list[float | None] = []
 
     def _options(self) -> dict[str, Any]:
-        integers = np.flatnonzero(self._box.cells).tolist()
+        integers = np.flatnonzero(self._cells).tolist()
         return {
             "popsize": self._launch.population,
             "bounds": [(-self._offset).tolist(), (self._scale - self._offset).tolist()],

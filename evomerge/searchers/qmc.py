@@ -16,7 +16,7 @@ from evomerge.errors import ConfigError, Problem
 from evomerge.search_spaces.genes import Genome, Value
 from evomerge.searchers.base import SEARCHERS, SearcherConfig, SearcherEntry, Setting
 from evomerge.searchers.box import UnitBox
-from evomerge.searchers.results import InFlight
+from evomerge.searchers.results import InFlight, objective_values
 
 
 class QmcConfig(SearcherConfig):
@@ -30,6 +30,7 @@ class QmcSearcher:
 
     def __init__(self, config: QmcConfig, setting: Setting) -> None:
         self._box = UnitBox(setting.genes)
+        self._objectives = setting.objectives
         if self._box.dimensions > qmc.Sobol.MAXDIM:
             what = f"Sobol sequences exist up to {qmc.Sobol.MAXDIM} genes (found {self._box.dimensions})"
             raise ConfigError(Problem(what, "searcher", "use fewer genes, or `searcher: random`"))
@@ -42,8 +43,9 @@ class QmcSearcher:
         return self._in_flight.asked(self._box.genome(self._sequence.random(1)[0]), None)
 
     def tell(self, genome: Genome, objectives: Mapping[str, float] | None) -> None:
-        """Take note that the longest-asked genome is done."""
+        """Check the result and forget it."""
         self._in_flight.told(genome)
+        objective_values(self._objectives, objectives)
 
 
 SEARCHERS.add(

@@ -11,7 +11,7 @@ from pydantic import Field
 from evomerge.search_spaces.genes import Genome, Value
 from evomerge.searchers.base import SEARCHERS, SearcherConfig, SearcherEntry, Setting
 from evomerge.searchers.box import UnitBox
-from evomerge.searchers.results import InFlight
+from evomerge.searchers.results import InFlight, objective_values
 
 
 class RandomConfig(SearcherConfig):
@@ -25,6 +25,7 @@ class RandomSearcher:
 
     def __init__(self, config: RandomConfig, setting: Setting) -> None:
         self._box = UnitBox(setting.genes)
+        self._objectives = setting.objectives
         self._generator = np.random.default_rng(config.seed)
         self._in_flight: InFlight[None] = InFlight()
 
@@ -33,8 +34,9 @@ class RandomSearcher:
         return self._in_flight.asked(self._box.genome(self._generator.random(self._box.dimensions)), None)
 
     def tell(self, genome: Genome, objectives: Mapping[str, float] | None) -> None:
-        """Take note that the longest-asked genome is done."""
+        """Check the result and forget it."""
         self._in_flight.told(genome)
+        objective_values(self._objectives, objectives)
 
 
 SEARCHERS.add(

@@ -37,7 +37,8 @@ class Fault:
 
     Args:
         method, path: which requests: an exact method, a regular expression searched in the path.
-        action: an HTTP status to answer, or ``drop``: read half of the body, then cut the connection.
+        action: an HTTP status to answer; or ``drop``: read half of the body, then cut the connection; or
+            ``stall``: read half, set ``HubServer.stalled``, and say nothing until the client goes away.
         skip: how many matching requests pass first.
         times: how many then fail; None means all.
         headers: sent with the status.
@@ -45,7 +46,7 @@ class Fault:
 
     method: str
     path: str
-    action: int | Literal["drop"]
+    action: int | Literal["drop", "stall"]
     skip: int = 0
     times: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
@@ -86,6 +87,7 @@ class HubServer:
         self.xet = XetStore()
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
+        self.stalled = threading.Event()
         self.lock = threading.RLock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
@@ -151,8 +153,8 @@ class HubRequestHandler(BaseHTTPRequestHandler):
         self.query, path = parse_qs(split.query), unquote(split.path)
         self.body, fault = b"", next((f for f in self.hub.faults if f.strikes(self.command, path)), None)
         size = int(self.headers.get("Content-Length") or 0)
-        if fault and fault.action == "drop":
-            self._drop(path, size)
+        if fault and not isinstance(fault.action, int):
+            self._break_off(path, size, fault.action)
             return
         self.body = (
             self._read_chunks()
@@ -161,8 +163,8 @@ class HubRequestHandler(BaseHTTPRequestHandler):
         )
         with self.hub.lock:
             self.hub.requests.append(Request(self.command, path, len(self.body)))
-        if fault:
-            self.error(int(fault.action), "the test server was told to fail", headers=fault.headers)
+        if fault and isinstance(fault.action, int):
+            self.error(fault.action, "the test server was told to fail", headers=fault.headers)
             return
         self._answer(path)
 
@@ -216,10 +218,13 @@ class HubRequestHandler(BaseHTTPRequestHandler):
         """Return the body as JSON."""
         return json.loads(self.body)
 
-    def _drop(self, path: str, size: int) -> None:
+    def _break_off(self, path: str, size: int, action: str) -> None:
         half = self.rfile.read(size // 2)
         with self.hub.lock:
             self.hub.requests.append(Request(self.command, path, len(half)))
+        if action == "stall":
+            self.hub.stalled.set()
+            self.rfile.read()
         # Linger 0 makes close send a reset, as a cut connection does, instead of a clean end.
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close_connection = True

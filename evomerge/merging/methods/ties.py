@@ -56,9 +56,17 @@ def trim(ranked: RankedVector, density: float) -> torch.Tensor:
 
 
 def rescaled(vector: torch.Tensor, trimmed: torch.Tensor) -> torch.Tensor:
-    """Return ``trimmed`` scaled to the L1 norm of ``vector``; unchanged if either norm is almost zero."""
-    before, after = (float(v.double().abs().sum()) for v in (vector, trimmed))
-    return trimmed if min(before, after) < NO_NORM else trimmed * (before / after)
+    """Return ``trimmed`` scaled to the L1 norm of ``vector``; unchanged if either norm is almost zero.
+
+    Norms and factor are rounded to the vectors' dtype, as mergekit computes them, unless they overflow it. They are
+    summed in float64, so that the number of threads cannot change them.
+    """
+    exact = [v.double().abs().sum() for v in (vector, trimmed)]
+    if min(exact) < NO_NORM:
+        return trimmed
+    before, after = (norm.to(vector.dtype) for norm in exact)
+    factor = before / after
+    return trimmed * (factor if torch.isfinite(factor) else float(exact[0] / exact[1]))
 
 
 @merge_method(

@@ -1,0 +1,169 @@
+"""The in-place engine of a search: one resident model whose weights each merge overwrites."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from evomerge.checkpoints.tokenizers import GENERATION_CONFIG, TOKENIZER_FILES
+from evomerge.errors import MergeError
+from evomerge.merging.parents import Parents
+from evomerge.merging.preparations import Preparations
+from evomerge.merging.tensors import merge_tensors
+from evomerge.recipes import Recipe
+
+PREPARED_BYTES = 1 << 30
+
+
+class InPlaceMerger:
+    """A resident model into which recipes are merged, one after the other.
+
+    Tensors of a checkpoint and parameters of a model need not have the same names: transformers may fuse or rename
+    them while loading. Where each tensor of the base is found again, by name and by value, in the built model, a merge
+    writes straight into the parameters; where not, it merges the checkpoint's tensors and loads them the way
+    transformers loads a file, which is slower.
+
+    Args:
+        parents: every model that the recipes may name.
+        base: reference of the parent whose config, tokenizer and generation config the model has.
+        dtype: of the resident model ("float32", "bfloat16", "float16"); the base checkpoint's by default. Weights equal
+            those of `merge_to_folder` bit for bit where this dtype holds the recipe's.
+        device: where the model lives. Merging itself runs on the CPU.
+        prepared_bytes: memory for what depends on the parents alone and is kept between merges.
+
+    Attributes:
+        model: the resident model, in eval mode; the same object after each merge.
+        tokenizer: the base's tokenizer, None if it has none.
+
+    Raises:
+        MergeError: transformers cannot build the model from the base.
+    """
+
+    def __init__(
+        self,
+        parents: Parents,
+        *,
+        base: str,
+        dtype: str | None = None,
+        device: str = "cpu",
+        prepared_bytes: int = PREPARED_BYTES,
+    ) -> None:
+        self._parents = parents
+        self._preparations = Preparations(prepared_bytes)
+        self._dtype = getattr(torch, dtype) if dtype else _usual_dtype(parents, base)
+        folder = parents[base].folder
+        references = list(parents.checkpoints)
+        self._untied = parents.untied(references)
+        self._config = AutoConfig.from_pretrained(folder)
+        if self._untied:  # before building: the flag decides which parameters the model has
+            self._config.tie_word_embeddings = False
+        names = parents.tensor_names(references)[base]
+        tensors = {name: parents.tensor(base, name) for name in names}
+        self.model = self._build(tensors).to(device)
+        if (folder / GENERATION_CONFIG).is_file():
+            self.model.generation_config = GenerationConfig.from_pretrained(folder)
+        has_tokenizer = any((folder / name).is_file() for name in TOKENIZER_FILES)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder) if has_tokenizer else None
+        self._targets = _targets(self.model, tensors)
+
+    @torch.no_grad()
+    def merge(self, recipe: Recipe) -> None:
+        """Overwrite the model's weights with the recipe's.
+
+        Raises:
+            MergeError: the recipe makes a model of another shape, or a tensor cannot be merged.
+            ConfigError: the recipe does not fit the parents' layers.
+        """
+        merged = merge_tensors(recipe, self._parents, preparations=self._preparations)
+        if self._targets is None:
+            self._load(dict(merged))
+            return
+        written: set[str] = set()
+        for name, tensor in merged:
+            target = self._targets.get(name)
+            if target is None or target.shape != tensor.shape:
+                raise MergeError(f"the recipe makes a tensor {name} {tuple(tensor.shape)}, the resident model has none")
+            target.copy_(tensor)
+            written.add(name)
+        self._copy_tied(written)
+        if missing := set(self._targets) - written:
+            raise MergeError(f"the recipe leaves {len(missing)} tensors of the resident model unset: {min(missing)}")
+
+    def _copy_tied(self, written: set[str]) -> None:
+        """Give names that are untied in the resident model, but tied in all of the recipe's parents, their weights."""
+        targets = self._targets or {}
+        for pairs in self._parents.tied.values():
+            for alias in sorted(set(pairs) & set(targets) - written):
+                targets[alias].copy_(targets[pairs[alias]])
+                written.add(alias)
+
+    def _load(self, tensors: dict[str, torch.Tensor]) -> None:
+        for pairs in self._parents.tied.values():
+            for alias in self._untied & set(pairs) - set(tensors):
+                tensors[alias] = tensors[pairs[alias]]
+        built = dict(self._build(tensors).state_dict(keep_vars=True))
+        for name, target in self.model.state_dict(keep_vars=True).items():
+            if built[name].shape != target.shape:
+                raise MergeError(f"the recipe makes {name} {tuple(built[name].shape)}, not {tuple(target.shape)}")
+            target.copy_(built[name])
+
+    def _build(self, tensors: Mapping[str, torch.Tensor]) -> PreTrainedModel:
+        model_class: Any = getattr(transformers, (self._config.architectures or [""])[0], AutoModelForCausalLM)
+        # Copies: transformers makes parameters of the very tensors it is given, and ours are views of the parents.
+        state = {name: tensor.clone() for name, tensor in tensors.items()}
+        with _quiet():
+            try:
+                model, info = model_class.from_pretrained(
+                    None, config=self._config, state_dict=state, dtype=self._dtype, output_loading_info=True
+                )
+            except (RuntimeError, ValueError, KeyError) as error:
+                raise MergeError(f"transformers cannot build {model_class.__name__} from the base: {error}") from error
+        if info["missing_keys"]:
+            raise MergeError(f"the parents lack weights that {model_class.__name__} has: {sorted(info['missing_keys'])}")
+        return model.eval().requires_grad_(False)
+
+
+def _usual_dtype(parents: Parents, base: str) -> torch.dtype:
+    sizes: Counter[torch.dtype] = Counter()
+    for info in parents[base].tensors.values():
+        if info.dtype.is_floating_point:
+            sizes[info.dtype] += info.stop - info.start
+    return sizes.most_common(1)[0][0] if sizes else torch.float32
+
+
+def _targets(model: PreTrainedModel, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:
+    """Return checkpoint name → the model's own tensor; None unless they correspond one to one, by name and value."""
+    state = model.state_dict(keep_vars=True)
+    found: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors.items():
+        target = state.get(name, state.get(f"{model.base_model_prefix}.{name}"))
+        if target is None or target.shape != tensor.shape:
+            return None
+        if not torch.equal(target.detach().cpu(), tensor.to(target.dtype)):
+            return None
+        found[name] = target
+    covered = {target.data_ptr() for target in found.values()}
+    if len(covered) < len(found) or any(target.data_ptr() not in covered for target in state.values()):
+        return None
+    return found
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' progress bar and load report off the terminal."""
+    bar, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bar:
+            transformers_logging.enable_progress_bar()

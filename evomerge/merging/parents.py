@@ -1,0 +1,113 @@
+"""The opened parents of a recipe or an experiment, as tensors to merge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from evomerge.checkpoints import Checkpoint, TensorInfo, resolve, tied_tensors
+from evomerge.errors import CheckpointError, Problem
+from evomerge.merging import compatibility
+
+RECOMPUTED = ("rotary_emb.inv_freq",)  # old files store these buffers; models compute them from their config
+
+
+class Parents:
+    """Opened checkpoints by reference, with tied tensors seen under both of their names.
+
+    Args:
+        checkpoints: reference, as recipes write it → the opened checkpoint.
+    """
+
+    def __init__(self, checkpoints: Mapping[str, Checkpoint]) -> None:
+        self.checkpoints = dict(checkpoints)
+
+    @classmethod
+    def open(
+        cls, references: Sequence[str], *, offline: bool = False, base_folder: Path | None = None
+    ) -> Parents:
+        """Resolve and open every reference; headers are read, weights are not.
+
+        Args:
+            references: folders, zoo models or Hub ids; the same words that recipes use.
+            offline: look for Hub ids in the local cache only.
+            base_folder: what relative folders are relative to, before the current folder.
+
+        Raises:
+            CheckpointError: one or more cannot be found or read; says which, and what to do, for all of them.
+        """
+        opened: dict[str, Checkpoint] = {}
+        failures: list[str] = []
+        for reference in dict.fromkeys(references):
+            try:
+                folder = resolve(reference, offline=offline, base_folder=base_folder)
+                opened[reference] = Checkpoint(folder, reference)
+            except CheckpointError as error:
+                failures.append(str(error))
+        if failures:
+            raise CheckpointError("\n".join(failures))
+        return cls(opened)
+
+    def __getitem__(self, reference: str) -> Checkpoint:
+        if reference not in self.checkpoints:
+            opened = ", ".join(map(repr, self.checkpoints))
+            raise CheckpointError(f"the recipe names {reference!r}, which is not among the opened parents: {opened}")
+        return self.checkpoints[reference]
+
+    @cached_property
+    def tied(self) -> dict[str, dict[str, str]]:
+        """Reference → {name: the stored tensor that this model uses under that name too}."""
+        return {reference: tied_tensors(checkpoint) for reference, checkpoint in self.checkpoints.items()}
+
+    def untied(self, references: Sequence[str]) -> frozenset[str]:
+        """Return the names that some of these models tie and others store: the merged model must untie them."""
+        aliases = {alias for reference in references for alias in self.tied[reference]}
+        return frozenset(
+            alias
+            for alias in aliases
+            if any(alias in self[r].tensors and alias not in self.tied[r] for r in references)
+        )
+
+    def tensor_names(self, references: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """Return reference → names of its tensors, as a merge of these models sees them.
+
+        A tied name counts only where another of the models stores it. Buffers that models recompute are left out.
+        """
+        untied = self.untied(references)
+        return {
+            reference: tuple(
+                name
+                for name in sorted(set(self[reference].tensors) | set(self.tied[reference]))
+                if (name not in self.tied[reference] or name in untied) and not name.endswith(RECOMPUTED)
+            )
+            for reference in references
+        }
+
+    def info(self, reference: str, name: str) -> TensorInfo | None:
+        """Return what the header says of a tensor, through a tie if need be; None if the model lacks it."""
+        return self[reference].tensors.get(self.tied[reference].get(name, name))
+
+    def tensor(self, reference: str, name: str) -> torch.Tensor:
+        """Return a tensor of one model as a view of its file, through a tie if need be."""
+        return self[reference].tensor(self.tied[reference].get(name, name))
+
+    def problems(self) -> list[Problem]:
+        """Return every reason why these models cannot be merged with each other, whatever the recipe."""
+        checkpoints = list(self.checkpoints.values())
+        found = compatibility.config_problems(checkpoints)
+        found += compatibility.tokenizer_problems(checkpoints)
+        names = self.tensor_names(list(self.checkpoints))
+        first, *others = self.checkpoints
+        for other in others:
+            if self[other].num_layers != self[first].num_layers:
+                what = f"{first} has {self[first].num_layers} layers, {other} has {self[other].num_layers}"
+                found.append(Problem(what, other, "merge models of one size, or stack layers with slices"))
+                continue
+            found += compatibility.missing_tensors(first, names[first], other, names[other])
+            for name in sorted(set(names[first]) & set(names[other])):
+                infos = {reference: self.info(reference, name) for reference in (first, other)}
+                found += compatibility.shape_problems(name, {r: i.shape for r, i in infos.items() if i})
+        return list(dict.fromkeys(found))

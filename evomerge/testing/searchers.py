@@ -1,0 +1,312 @@
+"""What any searcher must pass. Subclass ``SearcherTestCase`` and give its ``config`` fixture your configs.
+
+    class TestMine(SearcherTestCase):
+        @pytest.fixture(params=[{}, {"population": 8}], ids=str)
+        def config(self, request):
+            return MyConfig(**request.param)
+
+The module that registers the kind must be importable by name, as other processes import it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import random
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import evomerge
+from evomerge.errors import RunError
+from evomerge.search_spaces.genes import ChoiceGene, FloatGene, Gene, Genome, IntGene, Value
+from evomerge.searchers import ObjectiveSpec, Searcher, SearcherConfig, build_searcher, read_searcher
+
+OBJECTIVES = (ObjectiveSpec("near", "maximize"), ObjectiveSpec("cost", "minimize", weight=0.5))
+MIXED: tuple[Gene, ...] = (
+    FloatGene("math.weight", 0.0, 1.0, 0.5),
+    FloatGene("japanese.weight", -2.0, 7.5, 0.1),
+    FloatGene("fixed", 0.25, 0.25, 0.25),
+    FloatGene("tiny", 1e-7, 3e-7, 2e-7),
+    IntGene("layers", -3, 5, 0),
+    IntGene("switch", 0, 1, 0),
+    ChoiceGene("method", ("linear", "ties", "slerp"), "ties"),
+)
+FLOATS: tuple[Gene, ...] = tuple(FloatGene(f"weight.layer{i}", -0.5, 1.5, 0.5) for i in range(5))
+SINGLE: tuple[Gene, ...] = (FloatGene("weight", -1.0, 3.0, 0.0),)
+SWITCH: tuple[Gene, ...] = (IntGene("layers", 0, 3, 1),)
+SPACES = {"mixed": MIXED, "floats": FLOATS, "single float": SINGLE, "single integer": SWITCH}
+
+
+@dataclass(frozen=True)
+class Told:
+    """One finished trial: its genome, and its objectives (``None``: it failed)."""
+
+    genome: dict[str, Value]
+    objectives: dict[str, float] | None
+
+
+Evaluate = Callable[[Genome], dict[str, float] | None]
+
+
+def score(genome: Genome) -> dict[str, float]:
+    """Return two smooth objectives of any genome, pulling in different directions."""
+    numbers = [len(value) if isinstance(value, str) else float(value) for value in genome.values()]
+    return {"near": -sum((x - 0.7) ** 2 for x in numbers), "cost": sum((x + 0.2) ** 2 for x in numbers)}
+
+
+def score_some(genome: Genome) -> dict[str, float] | None:
+    """Return ``score``, but fail about one genome in five, always the same ones."""
+    digits = json.dumps(dict(genome), sort_keys=True)
+    return None if sum(digits.encode()) % 5 == 0 else score(genome)
+
+
+def drive(searcher: Searcher, evaluate: Evaluate, trials: int, in_flight: int = 1) -> list[Told]:
+    """Run ``trials`` trials as an experiment does: at most ``in_flight`` open, results told in ask order."""
+    told: list[Told] = []
+    asked: deque[dict[str, Value]] = deque()
+    while len(told) < trials:
+        while len(asked) < in_flight and len(told) + len(asked) < trials:
+            genome = searcher.ask()
+            if genome is None:
+                break
+            asked.append(genome)
+        assert asked, "ask() returned None although no trial is in flight"
+        trial = Told(asked[0], evaluate(asked.popleft()))
+        searcher.tell(trial.genome, trial.objectives)
+        told.append(trial)
+    return told
+
+
+def trace(config: str, kind_module: str, trials: int) -> str:
+    """Return, as JSON, the genomes of a search from a config's JSON; what other processes run."""
+    importlib.import_module(kind_module)
+    searcher = build_searcher(read_searcher(json.loads(config)), MIXED, OBJECTIVES, trials)
+    return json.dumps([trial.genome for trial in drive(searcher, score_some, trials, in_flight=3)])
+
+
+class SearcherTestCase:
+    """The contract of ``evomerge.searchers.Searcher`` as tests; ``trials`` is the length of each search."""
+
+    trials = 50
+
+    @pytest.fixture()
+    def config(self) -> SearcherConfig:
+        """The config under test: override this."""
+        raise NotImplementedError("override the fixture `config`")
+
+    @pytest.fixture(params=sorted(SPACES))
+    def genes(self, request: pytest.FixtureRequest) -> tuple[Gene, ...]:
+        """The genes to search: override this for a searcher that takes some kinds of genes only."""
+        return SPACES[request.param]
+
+    def build(
+        self,
+        config: SearcherConfig,
+        genes: Sequence[Gene],
+        objectives: Sequence[ObjectiveSpec] = OBJECTIVES,
+        budget: int = 0,
+        starting_points: Sequence[Genome] = (),
+    ) -> Searcher:
+        """Return a new searcher."""
+        return build_searcher(config, genes, objectives, budget or self.trials, starting_points)
+
+    def test_genomes_are_plain_values_inside_the_bounds(
+        self, config: SearcherConfig, genes: tuple[Gene, ...]
+    ) -> None:
+        for trial in drive(self.build(config, genes), score_some, self.trials, in_flight=4):
+            assert list(trial.genome) == [gene.name for gene in genes]
+            for gene in genes:
+                value = trial.genome[gene.name]
+                if isinstance(gene, ChoiceGene):
+                    assert type(value) is str
+                    assert value in gene.choices
+                else:
+                    assert type(value) is (float if isinstance(gene, FloatGene) else int)
+                    assert gene.low <= value <= gene.high
+
+    @pytest.mark.parametrize("in_flight", [1, 3, 8])
+    def test_the_same_calls_give_the_same_genomes(
+        self, config: SearcherConfig, genes: tuple[Gene, ...], in_flight: int
+    ) -> None:
+        first, second = (
+            drive(self.build(config, genes), score_some, self.trials, in_flight) for _ in range(2)
+        )
+        assert first == second
+
+    def test_another_seed_gives_another_search(self, config: SearcherConfig, genes: tuple[Gene, ...]) -> None:
+        seeds = (config.model_copy(update={"seed": seed}) for seed in (0, 1, 2**32 - 1))
+        first, second, last = (drive(self.build(seed, genes), score, self.trials) for seed in seeds)
+        assert first != second
+        assert second != last
+
+    def test_global_generators_are_neither_read_nor_written(
+        self, config: SearcherConfig, genes: tuple[Gene, ...]
+    ) -> None:
+        expected = drive(self.build(config, genes), score_some, self.trials, in_flight=2)
+        saved = random.getstate(), np.random.get_state()
+
+        def evaluate_and_reseed(genome: Genome) -> dict[str, float] | None:
+            # lm-eval does this before every evaluation.
+            random.seed(0)
+            np.random.seed(1234)
+            return score_some(genome)
+
+        try:
+            random.seed(7)
+            np.random.seed(7)
+            before = random.getstate(), np.random.get_state()
+            assert drive(self.build(config, genes), score_some, self.trials, in_flight=2) == expected
+            after = random.getstate(), np.random.get_state()
+            assert repr(before) == repr(after)
+            assert drive(self.build(config, genes), evaluate_and_reseed, self.trials, in_flight=2) == expected
+        finally:
+            random.setstate(saved[0])
+            np.random.set_state(saved[1])
+
+    def test_other_processes_propose_the_same(self, config: SearcherConfig) -> None:
+        arguments = (config.model_dump_json(), type(config).__module__, self.trials)
+        expected = trace(*arguments)
+        code = f"from evomerge.testing.searchers import trace; print(trace(*{arguments!r}))"
+        processes = [_python(code, hash_seed, threads) for hash_seed, threads in ((1, 1), (2, 2), (3, 4))]
+        for process in processes:
+            output, errors = process.communicate()
+            assert process.returncode == 0, errors
+            assert output.strip() == expected
+
+    @pytest.mark.parametrize("in_flight", [1, 4])
+    def test_a_resumed_search_goes_on_exactly(
+        self, config: SearcherConfig, genes: tuple[Gene, ...], in_flight: int
+    ) -> None:
+        whole = drive(self.build(config, genes), score_some, self.trials, in_flight)
+        killed_after = random.Random(repr(config)).randrange(1, self.trials)
+        journal = deque(whole[:killed_after])
+
+        def evaluate(genome: Genome) -> dict[str, float] | None:
+            if journal:
+                recorded = journal.popleft()
+                assert recorded.genome == genome, "the replay proposes another genome than the journal's"
+                return recorded.objectives
+            return score_some(genome)
+
+        assert drive(self.build(config, genes), evaluate, self.trials, in_flight) == whole
+
+    def test_a_larger_budget_begins_with_the_same_trials(
+        self, config: SearcherConfig, genes: tuple[Gene, ...]
+    ) -> None:
+        half = drive(self.build(config, genes, budget=self.trials // 2), score, self.trials // 2)
+        whole = drive(self.build(config, genes, budget=self.trials), score, self.trials)
+        assert whole[: len(half)] == half
+
+    def test_failed_trials_do_not_end_the_search(
+        self, config: SearcherConfig, genes: tuple[Gene, ...]
+    ) -> None:
+        trials = drive(self.build(config, genes), lambda genome: None, self.trials, in_flight=4)
+        assert len(trials) == self.trials
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+    def test_values_that_are_not_finite_count_as_failed(
+        self, config: SearcherConfig, genes: tuple[Gene, ...], value: float
+    ) -> None:
+        def spoilt(genome: Genome) -> dict[str, float]:
+            failed = score_some(genome) is None
+            return {"near": value, "cost": 0.0} if failed else score(genome)
+
+        expected = drive(self.build(config, genes), score_some, self.trials)
+        found = drive(self.build(config, genes), spoilt, self.trials)
+        assert [trial.genome for trial in found] == [trial.genome for trial in expected]
+
+    def test_equal_results_do_not_end_the_search(
+        self, config: SearcherConfig, genes: tuple[Gene, ...]
+    ) -> None:
+        same = {"near": 0.5, "cost": 0.5}
+        assert len(drive(self.build(config, genes), lambda genome: same, self.trials)) == self.trials
+
+    def test_the_direction_is_obeyed(self, config: SearcherConfig, genes: tuple[Gene, ...]) -> None:
+        up, down = (ObjectiveSpec("loss", "maximize"),), (ObjectiveSpec("loss", "minimize"),)
+        first = drive(
+            self.build(config, genes, up), lambda genome: {"loss": -score(genome)["cost"]}, self.trials
+        )
+        second = drive(
+            self.build(config, genes, down), lambda genome: {"loss": score(genome)["cost"]}, self.trials
+        )
+        assert [trial.genome for trial in first] == [trial.genome for trial in second]
+
+    def test_a_returned_genome_belongs_to_the_caller(
+        self, config: SearcherConfig, genes: tuple[Gene, ...]
+    ) -> None:
+        searcher = self.build(config, genes)
+        genome = searcher.ask()
+        assert genome is not None
+        asked = dict(genome)
+        genome.clear()
+        searcher.tell(asked, score(asked))
+
+    def test_results_out_of_ask_order_are_refused(
+        self, config: SearcherConfig, genes: tuple[Gene, ...]
+    ) -> None:
+        searcher = self.build(config, genes)
+        first, second = searcher.ask(), searcher.ask()
+        assert first is not None
+        assert second is not None
+        with pytest.raises(RunError, match=r"out of ask order: expected .+, told was"):
+            searcher.tell(second, score(second))
+        searcher.tell(first, score(first))
+        searcher.tell(second, score(second))
+
+    def test_a_result_that_nobody_asked_for_is_refused(
+        self, config: SearcherConfig, genes: tuple[Gene, ...]
+    ) -> None:
+        genome = {gene.name: gene.initial for gene in genes}
+        with pytest.raises(RunError, match="no genome is in flight"):
+            self.build(config, genes).tell(genome, score(genome))
+
+    def test_a_missing_objective_is_refused(self, config: SearcherConfig, genes: tuple[Gene, ...]) -> None:
+        searcher = self.build(config, genes)
+        genome = searcher.ask()
+        assert genome is not None
+        with pytest.raises(RunError, match=r"no value told for the objectives \['cost'\]; told were \['near'\]"):
+            searcher.tell(genome, {"near": 1.0})
+
+    def test_starting_points_are_taken(self, config: SearcherConfig, genes: tuple[Gene, ...]) -> None:
+        points = [{gene.name: gene.initial for gene in genes}, *_corners(genes)]
+        trials = drive(self.build(config, genes, starting_points=points), score_some, self.trials, in_flight=3)
+        assert len(trials) == self.trials
+
+    def test_nothing_is_printed_or_logged(
+        self,
+        config: SearcherConfig,
+        genes: tuple[Gene, ...],
+        capfd: pytest.CaptureFixture[str],
+    ) -> None:
+        drive(self.build(config, genes), score_some, self.trials, in_flight=2)
+        assert capfd.readouterr() == ("", "")
+
+
+def _corners(genes: Sequence[Gene]) -> list[dict[str, Value]]:
+    lowest = {gene.name: gene.choices[0] if isinstance(gene, ChoiceGene) else gene.low for gene in genes}
+    highest = {gene.name: gene.choices[-1] if isinstance(gene, ChoiceGene) else gene.high for gene in genes}
+    return [lowest, highest]
+
+
+def _python(code: str, hash_seed: int, threads: int) -> subprocess.Popen[str]:
+    environment = os.environ | {
+        "PYTHONHASHSEED": str(hash_seed),
+        "OMP_NUM_THREADS": str(threads),
+        "OPENBLAS_NUM_THREADS": str(threads),
+        "PYTHONPATH": os.pathsep.join([str(Path(evomerge.__file__).parents[1]), *sys.path]),
+    }
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
