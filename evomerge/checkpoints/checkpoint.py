@@ -23,8 +23,9 @@ SAMPLE_BYTES = 4096
 class Checkpoint:
     """A model folder, opened by reading headers only.
 
-    Tensors are views of the memory-mapped files: the pages belong to the page cache, which all processes share, and
-    are read when touched. The mapping is private: writing to a view changes neither the file nor other processes.
+    Tensors are views of the memory-mapped files: the pages belong to the page cache, which all processes
+    share, and are read when touched. The mapping is private: writing to a view changes neither the file nor
+    other processes.
 
     Args:
         folder: a folder with ``config.json`` and safetensors, sharded or not.
@@ -42,6 +43,7 @@ class Checkpoint:
         self.config: dict[str, Any] = _read_config(self.folder)
         self.tensors: Mapping[str, TensorInfo] = MappingProxyType(read_headers(self.folder))
         self._mapped: dict[Path, torch.UntypedStorage] = {}
+        self._views: dict[str, torch.Tensor] = {}
 
     def __repr__(self) -> str:
         return f"Checkpoint({self.name!r}, {len(self.tensors)} tensors, {self.num_bytes / 1e9:.3f} GB)"
@@ -52,24 +54,30 @@ class Checkpoint:
         Raises:
             CheckpointError: there is no such tensor, or its file is gone.
         """
-        if name not in self.tensors:
-            raise CheckpointError(f"{self.name}: has no tensor {name!r}")
-        info = self.tensors[name]
+        if name not in self._views:
+            if name not in self.tensors:
+                raise CheckpointError(f"{self.name}: has no tensor {name!r}")
+            self._views[name] = self._view(self.tensors[name])
+        return self._views[name]
+
+    def _view(self, info: TensorInfo) -> torch.Tensor:
         storage = self._storage(info.file)
         if info.start % info.dtype.itemsize:  # files of old writers; a view needs aligned data
-            data = torch.empty(0, dtype=torch.uint8).set_(storage, info.start, (info.stop - info.start,))
+            data = torch.empty(0, dtype=torch.uint8).set_(
+                storage, info.start, (info.stop - info.start,), (1,)
+            )
             return data.clone().view(info.dtype).reshape(info.shape)
-        flat = torch.empty(0, dtype=info.dtype)
         offset = info.start // info.dtype.itemsize
-        return flat.set_(storage, offset, info.shape, _strides(info.shape))
+        return torch.empty(0, dtype=info.dtype).set_(storage, offset, info.shape, _strides(info.shape))
 
     def _storage(self, file: Path) -> torch.UntypedStorage:
         if file not in self._mapped:
             try:
                 size = file.stat().st_size
-                self._mapped[file] = torch.UntypedStorage.from_file(str(file), shared=False, nbytes=size)
+                mapped: Any = torch.UntypedStorage.from_file(str(file), shared=False, nbytes=size)
             except (OSError, RuntimeError) as error:
                 raise CheckpointError(f"{file}: cannot be mapped into memory: {error}") from error
+            self._mapped[file] = mapped
         return self._mapped[file]
 
     @property
@@ -124,9 +132,13 @@ def _read_config(folder: Path) -> dict[str, Any]:
         config = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         found = "a LoRA adapter" if (folder / "adapter_config.json").is_file() else "no model folder"
-        raise CheckpointError(f"{folder}: {found}: config.json is missing; name a folder of a whole model") from None
+        raise CheckpointError(
+            f"{folder}: {found}: config.json is missing; name a folder of a whole model"
+        ) from None
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file}: cannot be read as JSON ({error}); copy or download it again") from error
+        raise CheckpointError(
+            f"{file}: cannot be read as JSON ({error}); copy or download it again"
+        ) from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{file}: expected a JSON object, found a {type(config).__name__}")
     return config

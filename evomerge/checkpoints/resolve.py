@@ -12,7 +12,10 @@ from pathlib import Path
 from evomerge.errors import CheckpointError, suggest
 
 ZOO_VERSION = "1"  # raised when the zoo's models change, so that old caches are not taken for new ones
-DOWNLOADED = ("*.safetensors", "*.json", "*.model", "*.jinja", "*.txt", "*.tiktoken", "tokenizer*", "README.md", "LICEN*")
+DOWNLOADED = (
+    *("*.safetensors", "*.json", "*.model", "*.jinja", "*.txt", "*.tiktoken", "tokenizer*"),
+    *("README.md", "LICEN*"),  # a merge's licence is read from them
+)
 NOT_DOWNLOADED = ("original/*", "consolidated*", "onnx/*", "*.gguf")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
@@ -37,7 +40,8 @@ def resolve(reference: str, *, offline: bool = False, base_folder: Path | None =
 
     Args:
         offline: look for Hub ids in the local cache only (``HF_HUB_OFFLINE=1`` does the same).
-        base_folder: what relative folders are relative to (an experiment file's folder), before the current folder.
+        base_folder: what relative folders are relative to (an experiment file's folder), before the current
+            folder.
 
     Raises:
         CheckpointError: nothing was found; says what was tried and the nearest names.
@@ -72,11 +76,19 @@ def _neighbours(reference: str, base_folder: Path | None) -> str:
 
 def _zoo_model(reference: str) -> Path:
     folder = zoo_folder()
-    built = [f"zoo/{p.name}" for p in folder.iterdir() if (p / "config.json").is_file()] if folder.is_dir() else []
+    built = (
+        [f"zoo/{p.name}" for p in folder.iterdir() if (p / "config.json").is_file()]
+        if folder.is_dir()
+        else []
+    )
     if not built:
-        raise CheckpointError(f"{reference!r}: the zoo is not built (no models in {folder}); run `evomerge zoo build`")
+        raise CheckpointError(
+            f"{reference!r}: the zoo is not built (no models in {folder}); run `evomerge zoo build`"
+        )
     if reference not in built:
-        raise CheckpointError(f"{reference!r}: no such model in the zoo ({folder}); {suggest(reference, built)}")
+        raise CheckpointError(
+            f"{reference!r}: no such model in the zoo ({folder}); {suggest(reference, built)}"
+        )
     return folder / reference.removeprefix("zoo/")
 
 

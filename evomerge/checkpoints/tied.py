@@ -10,8 +10,8 @@ from evomerge.checkpoints.checkpoint import Checkpoint
 def tied_tensors(checkpoint: Checkpoint) -> dict[str, str]:
     """Return name → the stored tensor that the model uses under that name too.
 
-    Which tensors may be shared is known to the model's class in transformers, whether they are to its config. A file
-    that stores both names counts as tied only if they are equal, which is how transformers loads it.
+    Which tensors may be shared is known to the model's class in transformers, whether they are to its config.
+    A file that stores both names counts as tied only if they are equal, which is how transformers loads it.
     """
     pairs = _pairs_of_class(checkpoint)
     stored = checkpoint.tensors

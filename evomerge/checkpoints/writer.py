@@ -1,6 +1,7 @@
 """Writing a model folder: sharded safetensors, streamed, and complete or absent.
 
-Everything goes into a hidden folder beside the destination, which takes its name in one rename at the very end.
+Everything goes into a hidden folder beside the destination, which takes its name in one rename at the very
+end.
 """
 
 from __future__ import annotations
@@ -54,8 +55,8 @@ def parse_size(text: str | int) -> int:
 class CheckpointWriter:
     """Writes the tensors of one model, in any order, one at a time, straight to their place on disk.
 
-    Use it as a context manager: leaving the block renames the finished folder to ``out``; an exception removes it.
-    Further files (config, tokenizer) go into ``folder`` before that.
+    Use it as a context manager: leaving the block renames the finished folder to ``out``; an exception
+    removes it. Further files (config, tokenizer) go into ``folder`` before that.
 
     Args:
         out: the folder to make; must not exist, or be empty.
@@ -87,7 +88,9 @@ class CheckpointWriter:
         """
         spec = self._specs.pop(name, None)
         if spec is None or tuple(tensor.shape) != spec.shape or tensor.dtype != spec.dtype:
-            raise ExportError(f"tensor {name!r} ({tuple(tensor.shape)}, {tensor.dtype}) was announced as {spec}")
+            raise ExportError(
+                f"tensor {name!r} ({tuple(tensor.shape)}, {tensor.dtype}) was announced as {spec}"
+            )
         file, position = self._positions[name]
         data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         try:
@@ -95,7 +98,9 @@ class CheckpointWriter:
                 stream.seek(position)
                 stream.write(data.numpy())
         except OSError as error:
-            raise ExportError(f"{file}: writing failed: {error.strerror}; nothing was left at {self.out}") from error
+            raise ExportError(
+                f"{file}: writing failed: {error.strerror}; nothing was left at {self.out}"
+            ) from error
 
     def __enter__(self) -> CheckpointWriter:
         return self
@@ -104,7 +109,9 @@ class CheckpointWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None and self._specs:
-            error = ExportError(f"{len(self._specs)} tensors were never written: {', '.join(sorted(self._specs)[:3])}")
+            error = ExportError(
+                f"{len(self._specs)} tensors were never written: {', '.join(sorted(self._specs)[:3])}"
+            )
         if error is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
             if kind is None:
@@ -141,7 +148,11 @@ def _begin_shard(file: Path, tensors: Sequence[TensorSpec]) -> Mapping[str, tupl
     position = 0
     for spec in sorted(tensors, key=lambda spec: -spec.dtype.itemsize):  # widest first keeps all data aligned
         stop = position + spec.num_bytes
-        header[spec.name] = {"dtype": NAMES[spec.dtype], "shape": spec.shape, "data_offsets": [position, stop]}
+        header[spec.name] = {
+            "dtype": NAMES[spec.dtype],
+            "shape": spec.shape,
+            "data_offsets": [position, stop],
+        }
         offsets[spec.name], position = position, stop
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -159,10 +170,14 @@ def _check_destination(out: Path, needed: int) -> None:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ExportError(f"{out.parent} cannot be created: {error.strerror}; choose another place") from error
+        raise ExportError(
+            f"{out.parent} cannot be created: {error.strerror}; choose another place"
+        ) from error
     free = shutil.disk_usage(out.parent).free
     if needed > free:
-        raise ExportError(f"{out.parent}: the model needs {needed / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB free")
+        raise ExportError(
+            f"{out.parent}: the model needs {needed / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB free"
+        )
 
 
 def _partial_folder(out: Path) -> Path:
@@ -175,7 +190,9 @@ def _partial_folder(out: Path) -> Path:
         folder = out.parent / f"{prefix}{os.getpid()}"
         folder.mkdir()
     except OSError as error:
-        hint = "it is read-only" if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM) else error.strerror
+        hint = (
+            "it is read-only" if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM) else error.strerror
+        )
         raise ExportError(f"cannot write into {out.parent}: {hint}; choose another place") from error
     return folder
 

@@ -25,11 +25,12 @@ def command(
     """
     from evomerge.experiments.export_run import choose, describe, export
     from evomerge.experiments.run_folder import RunFolder
-    from evomerge.export import push as upload
-    from evomerge.export import render_card, validate_repo_id
+    from evomerge.export.card import render_card
+    from evomerge.export.hub import check_repo_id
+    from evomerge.export.hub import push as upload
 
     if push:
-        validate_repo_id(push)
+        check_repo_id(push)
     number = choose(run, trial=trial, pick=pick)
     if dry_run:
         click.echo(render_card(describe(run, number)[2]))

@@ -23,6 +23,11 @@ def command(run: Path, as_json: bool) -> None:
     from rich.console import Console
 
     from evomerge.experiments.summarise import summarise
-    from evomerge.reports import front_table
+    from evomerge.reports.tables import front_table
 
-    Console().print(front_table(summarise(run)))
+    summary = summarise(run)
+    if not summary.front:
+        click.echo("no trial is finished yet")
+        return
+    table = front_table(summary.front, summary.objectives, pick=summary.pick, confirmed=summary.confirmed)
+    Console().print(table)

@@ -16,6 +16,16 @@ def command(recipe: str, out: Path, max_shard_size: str) -> None:
 
     Tensors are streamed: memory does not grow with the model.
     """
-    from evomerge.export import merge_model
+    from evomerge.errors import ConfigError
+    from evomerge.export.card import describe
+    from evomerge.export.folder import write_model
+    from evomerge.merging import Parents, check_recipe
+    from evomerge.recipes import read_recipe
 
-    click.echo(str(merge_model(recipe, out, max_shard_size=max_shard_size)))
+    read = read_recipe(recipe)
+    parents = Parents.open(read.parents())
+    if problems := check_recipe(read, parents):
+        raise ConfigError(problems)
+    folders = {reference: checkpoint.folder for reference, checkpoint in parents.checkpoints.items()}
+    card = describe(read, out.name, folders=folders)
+    click.echo(str(write_model(read, out, card=card, parents=parents, max_shard_size=max_shard_size)))

@@ -11,6 +11,16 @@ def command() -> None:
     from rich.console import Console
 
     from evomerge.merging import METHODS
-    from evomerge.reports import methods_table
+    from evomerge.reports.tables import methods_table
 
-    Console().print(methods_table([method for _, method in METHODS.items()]))
+    rows = [
+        {
+            "name": name,
+            "summary": method.summary,
+            "genes": ", ".join(p.name for p in method.parameters if p.searchable),
+            "base": "needed" if method.needs_base else "",
+            "paper": method.paper,
+        }
+        for name, method in METHODS.items()
+    ]
+    Console().print(methods_table(rows))

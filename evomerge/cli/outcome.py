@@ -17,7 +17,8 @@ def conclude(ended: Ended) -> None:
 
     from evomerge.cli import INTERRUPTED
     from evomerge.experiments.summarise import summarise
-    from evomerge.reports import confirmation_table, write_report
+    from evomerge.reports.html import write_report
+    from evomerge.reports.tables import confirmation_table
 
     path = ended.folder.path
     if not ended.finished:

@@ -14,7 +14,7 @@ def command(run: Path, out: Path | None) -> None:
     """Write the report of RUN, finished or not: one HTML file that needs no network."""
     from evomerge.experiments.run_folder import RunFolder
     from evomerge.experiments.summarise import summarise
-    from evomerge.reports import write_report
+    from evomerge.reports.html import write_report
 
     path = out or RunFolder(run).report
     write_report(summarise(run), path)

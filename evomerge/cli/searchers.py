@@ -10,7 +10,16 @@ def command() -> None:
     """List the searchers and what each is for."""
     from rich.console import Console
 
-    from evomerge.reports import searchers_table
+    from evomerge.reports.tables import searchers_table
     from evomerge.searchers import SEARCHERS
 
-    Console().print(searchers_table(SEARCHERS.snapshot()))
+    rows = [
+        {
+            "name": name,
+            "summary": entry.summary,
+            "objectives": "a front" if entry.multi_objective else "weighted sum",
+            "paper": entry.paper,
+        }
+        for name, entry in SEARCHERS.items()
+    ]
+    Console().print(searchers_table(rows))

@@ -27,10 +27,14 @@ def command(name: str, overrides: tuple[str, ...]) -> None:
             f"{counts['search']} search and {counts['confirmation']} confirmation items"
         )
     elif kind == "recipes":
-        from evomerge.export import check
+        from evomerge.errors import ConfigError
+        from evomerge.merging import Parents, check_recipe
+        from evomerge.recipes import read_recipe
 
-        check(path)
-        click.echo(f"{path}: a valid recipe")
+        recipe = read_recipe(path)
+        if problems := check_recipe(recipe, Parents.open(recipe.parents())):
+            raise ConfigError(problems)
+        click.echo(f"{path}: a valid recipe of {len(recipe.parents())} models")
     elif kind == "search_spaces":
         from evomerge.recipes import yaml
         from evomerge.search_spaces import read_search_space

@@ -18,7 +18,8 @@ from evomerge.experiments.journal import Journal
 from evomerge.experiments.preflight import Prepared, prepare
 from evomerge.experiments.run_folder import RunFolder
 from evomerge.experiments.run_card import card_of
-from evomerge.export import CardData, verify_loads, write_model
+from evomerge.export.card_data import CardData
+from evomerge.export.folder import verify_loads, write_model
 from evomerge.fitness import Responses
 from evomerge.recipes import Recipe
 

@@ -9,8 +9,8 @@ from evomerge.experiments.confirmation import Confirmation, Confirmed
 from evomerge.experiments.journal import Journal
 from evomerge.experiments.preflight import Prepared
 from evomerge.experiments.statistics import Estimate
-from evomerge.export import CardData, ParentInfo, resolve_licence, token_disagreements
-from evomerge.export.card_data import Comparison, ObjectiveInfo, Score, ScoreRow, SearchInfo
+from evomerge.export.card import describe
+from evomerge.export.card_data import CardData, Comparison, ObjectiveInfo, Score, ScoreRow, SearchInfo
 from evomerge.recipes import Recipe
 
 
@@ -19,24 +19,17 @@ def card_of(
 ) -> CardData:
     """Return what the card of trial ``number`` says."""
     experiment, facts = prepared.experiment, journal.facts()
-    folders = {name: checkpoint.folder for name, checkpoint in prepared.parents.checkpoints.items()}
-    used = {name: folder for name, folder in folders.items() if name in recipe.parents()}
-    return CardData(
-        title=experiment.name,
-        recipe=recipe,
-        parents=tuple(
-            ParentInfo(reference=reference, nickname=nickname, is_base=nickname == "base")
-            for nickname, reference in experiment.references.items()
-            if reference in recipe.parents()
-        ),
-        licence=resolve_licence(used),
+    return describe(
+        recipe,
+        experiment.name,
+        folders={reference: prepared.parents[reference].folder for reference in recipe.parents()},
+        nicknames={reference: nickname for nickname, reference in experiment.parents.items()},
         search=_search(prepared, journal, facts, confirmation, number),
         objectives=tuple(
             ObjectiveInfo(o["name"], o["task"], o["metric"], o["direction"]) for o in facts["objectives"]
         ),
         scores=_scores(confirmation, number),
         comparisons=_comparisons(confirmation, number),
-        notes=tuple(token_disagreements(used)),
     )
 
 

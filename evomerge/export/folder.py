@@ -130,7 +130,13 @@ def _check_target(out: Path, overwrite: bool) -> None:
 
 
 def _replace(merged: Path, out: Path, staging: Path) -> None:
-    """Move ``merged`` to ``out``; what was there goes first into ``staging``, which the caller removes."""
+    """Move ``merged`` to ``out``; what was there goes into ``staging`` (to be removed), or comes back."""
+    former = staging / "replaced"
     if out.exists():
-        os.replace(out, staging / "replaced")
-    os.replace(merged, out)
+        os.replace(out, former)
+    try:
+        os.replace(merged, out)
+    except OSError:
+        if former.exists():
+            os.replace(former, out)
+        raise

@@ -21,6 +21,8 @@ NEUTRAL = frozenset(
     """bos_token_id eos_token_id pad_token_id do_sample temperature top_k top_p min_p typical_p max_length
     max_new_tokens use_cache transformers_version _from_model_config""".split()  # noqa: SIM905
 )
+# Values at which a field that could change scores does not.
+OFF = {"repetition_penalty": 1.0, "num_beams": 1, "no_repeat_ngram_size": 0, "min_length": 0}
 
 
 def can_decode_greedily(model: PreTrainedModel) -> bool:
@@ -31,10 +33,14 @@ def can_decode_greedily(model: PreTrainedModel) -> bool:
     """
     config = getattr(model, "generation_config", None)
     fields = {} if config is None else config.to_diff_dict()
-    changed = {name for name, value in fields.items() if value not in (None, False)} - NEUTRAL
+    active = {name for name, value in fields.items() if value not in (None, False) and value != OFF.get(name)}
     accepted = inspect.signature(model.forward).parameters
     plain = not model.config.is_encoder_decoder and not getattr(model, "_is_stateful", False)
-    return plain and not changed and {"position_ids", "past_key_values", "attention_mask"} <= set(accepted)
+    return (
+        plain
+        and not active - NEUTRAL
+        and {"position_ids", "past_key_values", "attention_mask"} <= set(accepted)
+    )
 
 
 class StopCheck:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -43,10 +43,7 @@ def load_task(name: str, base_folder: Path | None = None) -> Task:
     except Exception as error:
         raise FitnessError(f"task {name!r}: cannot read {path}: {error}") from error
     if "group" in config or isinstance(config.get("task"), list):
-        members = [
-            entry if isinstance(entry, str) else entry.get("task", "?") for entry in config.get("task", [])
-        ]
-        raise FitnessError(_several(name, "group", members))
+        raise FitnessError(_several(name, "group", _listed(config)))
     return _build(name, path, config)
 
 
@@ -58,17 +55,10 @@ def find_task(name: str, base_folder: Path | None = None) -> Path:
         return find("fitness", name).path
     except UnknownNameError:
         kinds = shipped_names().get(name, {})
-    if "task" in kinds:
-        return kinds["task"][0]
-    if "group" in kinds:
-        return kinds["group"][0]
+    if "task" in kinds or "group" in kinds:
+        return kinds.get("task", kinds.get("group", []))[0]
     if "tag" in kinds:
-        members = [
-            match.group(2).decode()
-            for path in kinds["tag"]
-            for match in NAME_LINE.finditer(path.read_bytes())
-        ]
-        raise FitnessError(_several(name, "tag", [member for member in members if member != name]))
+        raise FitnessError(_several(name, "tag", _tasks_in(name)))
     ours = [entry.name for entry in entries("fitness")]
     near = difflib.get_close_matches(name, [*ours, *shipped_names()], n=3, cutoff=0.6)
     raise UnknownNameError("task", name, near or ours, "fitness/ and the tasks that lm-eval ships")
@@ -88,9 +78,33 @@ def shipped_names() -> Mapping[str, Mapping[str, list[Path]]]:
     return names
 
 
-def _several(name: str, kind: str, members: list[str]) -> str:
-    shown = ", ".join(sorted(members)[:20]) + (", …" if len(members) > 20 else "")
-    return f"{name!r} is a {kind} of {len(members)} tasks; name those you mean, one objective each: {shown}"
+def _several(name: str, kind: str, members: Iterable[str]) -> str:
+    tasks = sorted({task for member in members for task in _tasks_in(member)})
+    shown = ", ".join(tasks[:20]) + (", …" if len(tasks) > 20 else "")
+    return f"{name!r} is a {kind} of {len(tasks)} tasks; name those you mean, one objective each: {shown}"
+
+
+def _tasks_in(name: str) -> list[str]:
+    """Return the tasks of a group or tag of lm-eval's, down to single tasks; an unknown name is its own."""
+    kinds = shipped_names().get(name, {})
+    if "group" in kinds and "task" not in kinds:
+        return [
+            task
+            for member in _listed(load_yaml(kinds["group"][0], resolve_func=False))
+            for task in _tasks_in(member)
+        ]
+    if "tag" in kinds and "task" not in kinds:
+        lines = [NAME_LINE.findall(path.read_bytes()) for path in kinds["tag"]]
+        return [found.decode() for file in lines for kind, found in file if kind == b"task"]
+    return [name]
+
+
+def _listed(config: Mapping[str, Any]) -> list[str]:
+    members = config.get("task") or []
+    return [
+        str(entry.get("task") or entry.get("group")) if isinstance(entry, dict) else entry
+        for entry in members
+    ]
 
 
 def _build(name: str, path: Path, config: dict[str, Any]) -> Task:

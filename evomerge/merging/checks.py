@@ -8,9 +8,9 @@ from typing import Any
 from evomerge.errors import ConfigError, Problem, suggest
 from evomerge.merging import compatibility
 from evomerge.merging.method import METHODS, MergeMethod, Parameter
-from evomerge.merging.parents import Parents
-from evomerge.merging.tensors import missing_parameters, planned_tensors, present_inputs
-from evomerge.recipes import FilteredValue, PlannedTensor, Recipe
+from evomerge.merging.parents import Parents, Step
+from evomerge.merging.tensors import missing_parameters
+from evomerge.recipes import FilteredValue, Recipe
 
 _SHOWN_SHAPES = 5
 
@@ -18,8 +18,9 @@ _SHOWN_SHAPES = 5
 def check_recipe(recipe: Recipe, parents: Parents) -> list[Problem]:
     """Return every problem of the recipe on these parents; no weights are read.
 
-    Unknown method or parameter, numbers that have no meaning, a missing base or parameter, too few or too many
-    models, layers that do not exist, shapes or vocabularies that differ, models that do not fit together.
+    Unknown method or parameter, numbers that have no meaning, a missing base or parameter, too few or too
+    many models, layers that do not exist, shapes or vocabularies that differ, models that do not fit
+    together.
     """
     if recipe.merge_method not in METHODS:
         hint = suggest(recipe.merge_method, METHODS)
@@ -28,13 +29,15 @@ def check_recipe(recipe: Recipe, parents: Parents) -> list[Problem]:
     unknown = [reference for reference in recipe.parents() if reference not in parents.checkpoints]
     if unknown:
         opened = ", ".join(parents.checkpoints)
-        return [Problem(f"{reference!r} is not among the parents: {opened}", "models") for reference in unknown]
+        return [
+            Problem(f"{reference!r} is not among the parents: {opened}", "models") for reference in unknown
+        ]
     found = [*_parameters(recipe, method), *_base(recipe, method), *_tokenizer(recipe)]
     try:
-        planned = planned_tensors(recipe, parents)
+        steps = parents.plan(recipe)
     except ConfigError as error:
         return [*found, *error.problems]
-    found += [*_models(method, planned), *_missing(recipe, method, planned), *_shapes(planned, parents, method)]
+    found += [*_models(method, steps), *_missing(recipe, method, steps), *_shapes(steps, parents)]
     checkpoints = [parents[reference] for reference in recipe.parents()]
     found += compatibility.config_problems(checkpoints) + compatibility.tokenizer_problems(checkpoints)
     return list(dict.fromkeys(found))
@@ -94,39 +97,47 @@ def _base(recipe: Recipe, method: MergeMethod) -> Iterator[Problem]:
         base = part.base_model or recipe.base_model
         if base is not None and base not in [source.model for source in part.sources]:
             what = f"the base {base!r} is not among the sources of this slice"
-            yield Problem(what, f"slices[{index}].sources", "add it, with the layers that the others start from")
+            yield Problem(
+                what, f"slices[{index}].sources", "add it, with the layers that the others start from"
+            )
     bases = [part.base_model for part in recipe.slices or ()] or [None]
     if recipe.base_model is None and not all(bases):
         hint = "add the model that the others were fine-tuned from, as base_model"
         yield Problem(f"{method.name} needs a base model", "base_model", hint)
 
 
-def _models(method: MergeMethod, planned: tuple[PlannedTensor, ...]) -> Iterator[Problem]:
-    for index, count in sorted({(tensor.slice_index, len(tensor.inputs)) for tensor in planned}):
+def _models(method: MergeMethod, steps: tuple[Step, ...]) -> Iterator[Problem]:
+    for index, count in sorted({(step.planned.slice_index, len(step.planned.inputs)) for step in steps}):
         low, high = method.min_models, method.max_models
         if count < low or (high is not None and count > high):
-            wanted = f"exactly {low}" if low == high else f"at least {low}" if high is None else f"at most {high}"
+            wanted = (
+                f"exactly {low}" if low == high else f"at least {low}" if high is None else f"at most {high}"
+            )
             what = f"{method.name} merges {wanted} models (a base counts), this recipe has {count}"
             yield Problem(what, f"slices[{index}]" if index else "models")
 
 
-def _missing(recipe: Recipe, method: MergeMethod, planned: tuple[PlannedTensor, ...]) -> Iterator[Problem]:
-    for (name, model), tensors in missing_parameters(recipe, method, planned).items():
+def _missing(recipe: Recipe, method: MergeMethod, steps: tuple[Step, ...]) -> Iterator[Problem]:
+    for (name, model), tensors in missing_parameters(recipe, method, steps).items():
         whose = f" of {model}" if model else ""
-        what = f"{method.name} needs the parameter {name!r}{whose}; it has no value for {len(tensors)} tensors"
-        yield Problem(f"{what}, such as {tensors[0]}", "models" if model else "parameters", f"add {name}: 0.5")
+        what = (
+            f"{method.name} needs the parameter {name!r}{whose}; it has no value for {len(tensors)} tensors"
+        )
+        yield Problem(
+            f"{what}, such as {tensors[0]}", "models" if model else "parameters", f"add {name}: 0.5"
+        )
 
 
-def _shapes(planned: tuple[PlannedTensor, ...], parents: Parents, method: MergeMethod) -> list[Problem]:
+def _shapes(steps: tuple[Step, ...], parents: Parents) -> list[Problem]:
     found: list[Problem] = []
-    for tensor in planned:
-        inputs = present_inputs(tensor, parents)
-        infos = {model: parents.info(model, name) for model, name in inputs.items()}
-        found += compatibility.shape_problems(tensor.name, {m: info.shape for m, info in infos.items() if info})
-        lacking = [entry.model for entry in tensor.inputs if entry.model not in inputs]
+    for step in steps:
+        infos = {model: parents.info(model, name) for model, name in step.inputs.items()}
+        found += compatibility.shape_problems(step.name, {m: info.shape for m, info in infos.items() if info})
+        lacking = [entry.model for entry in step.planned.inputs if entry.model not in step.inputs]
         if lacking:
-            what = f"tensor {tensor.name} is missing in {', '.join(lacking)}"
-            found.append(Problem(what, lacking[0], "merge models of one architecture, saved by the same library"))
+            what = f"tensor {step.name} is missing in {', '.join(lacking)}"
+            hint = "merge models of one architecture, saved by the same library"
+            found.append(Problem(what, lacking[0], hint))
     if len(found) > _SHOWN_SHAPES:
         rest = Problem(f"and {len(found) - _SHOWN_SHAPES} more tensors do not fit")
         found = [*found[:_SHOWN_SHAPES], rest]
@@ -137,9 +148,13 @@ def _tokenizer(recipe: Recipe) -> Iterator[Problem]:
     source = recipe.tokenizer.source if recipe.tokenizer else recipe.tokenizer_source
     if source is not None and source not in ("base", "union", *recipe.parents()):
         hint = suggest(source, ["base", "union", *recipe.parents()])
-        yield Problem(f"the tokenizer source {source!r} is none of the recipe's models", "tokenizer_source", hint)
+        yield Problem(
+            f"the tokenizer source {source!r} is none of the recipe's models", "tokenizer_source", hint
+        )
     if source == "base" and recipe.base_model is None:
-        yield Problem("the tokenizer is to come from the base, but there is no base_model", "tokenizer_source")
+        yield Problem(
+            "the tokenizer is to come from the base, but there is no base_model", "tokenizer_source"
+        )
     if recipe.tokenizer and (recipe.tokenizer.tokens or recipe.tokenizer.pad_to_multiple_of):
         yield Problem("tokens and pad_to_multiple_of are not supported yet", "tokenizer", "leave them out")
     if recipe.chat_template is not None and "{" not in recipe.chat_template:

@@ -1,8 +1,8 @@
 """What a merge method is, and the table of all of them.
 
-A method is one pure function from tensors and numbers to a tensor. Its registration says the rest: paper, formula,
-parameters with the ranges worth searching, whether it needs a base. The engines, the checks of recipes, the defaults
-of search spaces and the documentation are all read from there.
+A method is one pure function from tensors and numbers to a tensor. Its registration says the rest: paper,
+formula, parameters with the ranges worth searching, whether it needs a base. The engines, the checks of
+recipes, the defaults of search spaces and the documentation are all read from there.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ class Parameter:
 
 def switch(name: str, default: bool, description: str) -> Parameter:
     """Return a yes/no parameter of the whole merge, which no search varies unless told to."""
-    return Parameter(name, default, 0, 1, per_model=False, searchable=False, description=description, kind="bool")
+    return Parameter(
+        name, default, 0, 1, per_model=False, searchable=False, description=description, kind="bool"
+    )
 
 
 @dataclass(frozen=True)
@@ -74,12 +76,14 @@ class MergeMethod:
         formula: the definition in plain text.
         parameters: what a recipe may set.
         needs_base: the base is no input like the others; without one the method cannot work.
-        kind: "elementwise" if each output number depends only on the input numbers at its place, "tensor" otherwise.
+        kind: "elementwise" if each output number depends only on the input numbers at its place, "tensor"
+            otherwise.
         randomised: it draws random numbers, from ``seeds``.
         min_models: fewest models, the base included.
         max_models: most models, the base included; None for any number.
         prepare: computes what depends on the parents alone and is worth keeping between merges.
-        ignored: parameters that recipes may set because mergekit's method takes them, and that change no number.
+        ignored: parameters that recipes may set because mergekit's method takes them, and that change no
+            number.
     """
 
     name: str
@@ -108,15 +112,16 @@ class MergeMethod:
         """Merge one tensor of several models.
 
         Args:
-            tensors: one tensor per model, the base excepted when ``needs_base``; equal shapes and dtypes. The dtype
-                is the one that the merge is computed for.
+            tensors: one tensor per model, the base excepted when ``needs_base``; equal shapes and dtypes. The
+                dtype is the one that the merge is computed for.
             base: the base's tensor, for methods that need one.
             seeds: for randomised methods, one integer per tensor.
             prepared: what `prepared_for` returned for the same tensors; computed here if left out.
             values: parameters by recipe name; those of a model as a sequence, or one number for all.
 
         Returns:
-            The merged tensor, float32 or the dtype of the inputs. It may be one of the inputs: do not write into it.
+            The merged tensor, float32 or the dtype of the inputs. It may be one of the inputs: do not write
+            into it.
 
         Raises:
             MergeError: a parameter is unknown or missing, or the numbers have no meaning.
@@ -177,9 +182,10 @@ def merge_method(
     """Register the decorated function as a merge method.
 
     The function takes ``(tensors, base, *, <one keyword per parameter>)``, in the order and with the names of
-    ``parameters``; parameters of a model arrive as a sequence beside ``tensors``, ``lambda`` as ``lambda_``. With
-    ``prepare=`` it takes ``prepared`` too, the result of ``prepare(tensors, base)`` (``prepare(tensors, base, seeds)``
-    if randomised). It must not write into its inputs and must return a new tensor, or an input unchanged.
+    ``parameters``; parameters of a model arrive as a sequence beside ``tensors``, ``lambda`` as ``lambda_``.
+    With ``prepare=`` it takes ``prepared`` too, the result of ``prepare(tensors, base)`` (``prepare(tensors,
+    base, seeds)`` if randomised). It must not write into its inputs and must return a new tensor, or an input
+    unchanged.
 
     Raises:
         EvomergeError: the function's arguments and ``parameters`` disagree; names the function and its file.
@@ -187,7 +193,12 @@ def merge_method(
 
     def register(function: Callable[..., torch.Tensor]) -> MergeMethod:
         method = MergeMethod(name=name, function=function, parameters=parameters, **registration)
-        expected = ["tensors", "base", *(["prepared"] if method.prepare else []), *(p.keyword for p in parameters)]
+        expected = [
+            "tensors",
+            "base",
+            *(["prepared"] if method.prepare else []),
+            *(p.keyword for p in parameters),
+        ]
         found = list(inspect.signature(function).parameters)
         if sorted(found) != sorted(expected):
             raise EvomergeError(

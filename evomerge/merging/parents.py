@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, reduce
 from pathlib import Path
 
 import torch
@@ -11,8 +12,31 @@ import torch
 from evomerge.checkpoints import Checkpoint, TensorInfo, resolve, tied_tensors
 from evomerge.errors import CheckpointError, Problem
 from evomerge.merging import compatibility
+from evomerge.recipes import PlannedTensor, Recipe, plan
 
 RECOMPUTED = ("rotary_emb.inv_freq",)  # old files store these buffers; models compute them from their config
+
+
+@dataclass(frozen=True)
+class Step:
+    """One tensor of a merged model: what it is made of, and what the parents' headers say of that.
+
+    Args:
+        planned: the tensor's name and place in the recipe.
+        inputs: model → its tensor, for those models that have it, in the recipe's order.
+        shape: of the first input.
+        dtype: the widest dtype of the inputs.
+    """
+
+    planned: PlannedTensor
+    inputs: Mapping[str, str]
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def name(self) -> str:
+        """The merged tensor's name."""
+        return self.planned.name
 
 
 class Parents:
@@ -24,6 +48,7 @@ class Parents:
 
     def __init__(self, checkpoints: Mapping[str, Checkpoint]) -> None:
         self.checkpoints = dict(checkpoints)
+        self._plans: dict[Hashable, tuple[Step, ...]] = {}
 
     @classmethod
     def open(
@@ -54,7 +79,9 @@ class Parents:
     def __getitem__(self, reference: str) -> Checkpoint:
         if reference not in self.checkpoints:
             opened = ", ".join(map(repr, self.checkpoints))
-            raise CheckpointError(f"the recipe names {reference!r}, which is not among the opened parents: {opened}")
+            raise CheckpointError(
+                f"the recipe names {reference!r}, which is not among the opened parents: {opened}"
+            )
         return self.checkpoints[reference]
 
     @cached_property
@@ -74,7 +101,8 @@ class Parents:
     def tensor_names(self, references: Sequence[str]) -> dict[str, tuple[str, ...]]:
         """Return reference → names of its tensors, as a merge of these models sees them.
 
-        A tied name counts only where another of the models stores it. Buffers that models recompute are left out.
+        A tied name counts only where another of the models stores it. Buffers that models recompute are left
+        out.
         """
         untied = self.untied(references)
         return {
@@ -94,6 +122,27 @@ class Parents:
         """Return a tensor of one model as a view of its file, through a tie if need be."""
         return self[reference].tensor(self.tied[reference].get(name, name))
 
+    def plan(self, recipe: Recipe) -> tuple[Step, ...]:
+        """Return a step for every tensor of the merged model, in the model's order.
+
+        Remembered for recipes that differ in their numbers only, as those of a search do.
+
+        Raises:
+            ConfigError: the recipe does not fit the parents' layers.
+        """
+        key = _layout(recipe)
+        if key not in self._plans:
+            planned = plan(recipe, self.tensor_names(recipe.parents()))
+            self._plans[key] = tuple(self._step(tensor) for tensor in planned)
+        return self._plans[key]
+
+    def _step(self, planned: PlannedTensor) -> Step:
+        infos = {entry.model: self.info(entry.model, entry.tensor) for entry in planned.inputs}
+        found = {model: info for model, info in infos.items() if info is not None}
+        inputs = {entry.model: entry.tensor for entry in planned.inputs if entry.model in found}
+        dtype = reduce(torch.promote_types, (info.dtype for info in found.values()))
+        return Step(planned, inputs, next(iter(found.values())).shape, dtype)
+
     def problems(self) -> list[Problem]:
         """Return every reason why these models cannot be merged with each other, whatever the recipe."""
         checkpoints = list(self.checkpoints.values())
@@ -111,3 +160,12 @@ class Parents:
                 infos = {reference: self.info(reference, name) for reference in (first, other)}
                 found += compatibility.shape_problems(name, {r: i.shape for r, i in infos.items() if i})
         return list(dict.fromkeys(found))
+
+
+def _layout(recipe: Recipe) -> Hashable:
+    """Return what decides which tensors a merge reads: models, layers and bases, not the numbers."""
+    slices = tuple(
+        (part.base_model, tuple((source.model, source.layer_range) for source in part.sources))
+        for part in recipe.slices or ()
+    )
+    return recipe.base_model, tuple(entry.model for entry in recipe.models or ()), slices

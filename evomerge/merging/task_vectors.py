@@ -1,11 +1,12 @@
-"""Steps that the methods on task vectors share: differences, trimming, sign election, sums, and their parameters.
+"""Steps that the methods on task vectors share: differences, trimming, sign election, sums, and their
+parameters.
 
 Legend: δᵢ task vector of model i, wᵢ its weight, λ the factor on the merged task vector.
 
-Precision: task vectors are kept in the dtype that the merge is computed for, sums are float32, and the result is
-rounded once. Which entries survive a trim and which sign wins an election is decided on values rounded to that dtype,
-as mergekit decides it: in bfloat16 equal magnitudes and cancelling sums are common, and the choice is a whole task
-vector's entry, not a rounding error.
+Precision: task vectors are kept in the dtype that the merge is computed for, sums are float32, and the result
+    is rounded once. Which entries survive a trim and which sign wins an election is decided on values rounded
+    to that dtype, as mergekit decides it: in bfloat16 equal magnitudes and cancelling sums are common, and
+    the choice is a whole task vector's entry, not a rounding error.
 """
 
 from __future__ import annotations
@@ -80,7 +81,11 @@ def required(base: torch.Tensor | None) -> torch.Tensor:
 
 
 def weighted_sum(
-    base: torch.Tensor, vectors: Sequence[torch.Tensor], weights: Sequence[float], normalize: bool, factor: float
+    base: torch.Tensor,
+    vectors: Sequence[torch.Tensor],
+    weights: Sequence[float],
+    normalize: bool,
+    factor: float,
 ) -> torch.Tensor:
     """Return θ₀ + λ Σ wᵢ δᵢ in float32, the sum divided by Σ wᵢ if ``normalize`` (and that is not zero)."""
     divisor = sum(weights) if normalize else 1.0
@@ -93,27 +98,32 @@ def weighted_sum(
 
 
 def elected_sum(
-    base: torch.Tensor, vectors: Sequence[torch.Tensor], weights: Sequence[float], normalize: bool, factor: float
+    base: torch.Tensor,
+    vectors: Sequence[torch.Tensor],
+    weights: Sequence[float],
+    normalize: bool,
+    factor: float,
 ) -> torch.Tensor:
     """Return θ₀ + λ times the disjoint mean of the wᵢ δᵢ, float32.
 
-    The sign of Σ wᵢ δᵢ wins at each entry (zero counts as positive); the entries of that sign are summed and, if
-    ``normalize``, divided by the sum of their weights (Yadav et al. 2023, Section 4, steps 2 and 3).
+    The sign of Σ wᵢ δᵢ wins at each entry (zero counts as positive); the entries of that sign are summed and,
+    if ``normalize``, divided by the sum of their weights (Yadav et al. 2023, Section 4, steps 2 and 3).
     """
-    decisive = [vector * torch.tensor(weight, dtype=vector.dtype) for vector, weight in zip(vectors, weights, strict=True)]
-    if not decisive:
-        return base.float()
     total = torch.zeros_like(base, dtype=torch.float32)
-    for term in decisive:
+    terms = [
+        vector * torch.tensor(weight, dtype=vector.dtype)
+        for vector, weight in zip(vectors, weights, strict=True)
+    ]
+    for term in terms:
         total += term
-    positive = total.to(base.dtype) >= 0
-    mixed, divisor = torch.zeros_like(total), torch.zeros_like(total)
-    for vector, term, weight in zip(vectors, decisive, weights, strict=True):
-        agrees = torch.where(positive, term > 0, term < 0)
-        exact = term if term.dtype == torch.float32 else vector.float() * weight
-        mixed += torch.where(agrees, exact, 0.0)
+    winner = torch.ge(total.to(base.dtype), 0, out=torch.empty_like(total)).mul_(2).sub_(1)
+    mixed, divisor, agrees = torch.zeros_like(total), torch.zeros_like(total), torch.empty_like(total)
+    for vector, term, weight in zip(vectors, terms, weights, strict=True):
+        torch.gt(term * winner, 0, out=agrees)
         if normalize:
             divisor.add_(agrees, alpha=weight)
+        # In a narrow dtype the terms that decided are rounded; what is summed is not.
+        mixed.add_(agrees.mul_(term) if term.dtype == torch.float32 else agrees.mul_(vector).mul_(weight))
     if normalize:
-        mixed /= torch.where(divisor == 0, 1.0, divisor)
-    return mixed.mul_(factor).add_(base) if factor != 1 else mixed.add_(base)
+        mixed.div_(divisor.masked_fill_(divisor == 0, 1.0))
+    return mixed.mul_(factor).add_(base)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,14 @@ from evomerge.checkpoints import (
 )
 from evomerge.errors import ConfigError, MergeError
 from evomerge.merging.checks import check_recipe
-from evomerge.merging.method import METHODS
-from evomerge.merging.parents import Parents
-from evomerge.merging.preparations import Preparations
-from evomerge.merging.tensors import merge_dtypes, merge_tensor, planned_tensors
-from evomerge.recipes import PlannedTensor, Recipe, write_recipe
+from evomerge.merging.parents import Parents, Step
+from evomerge.merging.tensors import merge_dtypes, merge_tensors
+from evomerge.recipes import Recipe, write_recipe
 
 RECIPE = "recipe.yaml"
 CHAT_TEMPLATE = "chat_template.jinja"
-_DEPTH_FIELDS = ("num_hidden_layers", "n_layer", "num_layers")
+DEPTH_FIELDS = ("num_hidden_layers", "n_layer", "num_layers")
+PER_LAYER = ("layer_", "mlp_", "no_rope_", "attention_types")  # beginnings of fields with one entry a layer
 
 
 def merge_to_folder(
@@ -50,84 +50,72 @@ def merge_to_folder(
     parents = parents or Parents.open(recipe.parents())
     if problems := check_recipe(recipe, parents):
         raise ConfigError(problems)
-    planned = planned_tensors(recipe, parents)
-    specs = [_spec(recipe, tensor, parents) for tensor in planned]
-    method = METHODS[recipe.merge_method]
+    steps = {step.name: step for step in parents.plan(recipe)}
+    specs = [TensorSpec(step.name, step.shape, merge_dtypes(recipe, step)[1]) for step in steps.values()]
     with CheckpointWriter(Path(out), specs, max_shard_size) as writer:
-        for tensor in planned:
-            merged = merge_tensor(recipe, method, tensor, parents, Preparations(0))
-            _check_finite(tensor, merged, parents)
-            writer.write(tensor.name, merged)
-        _write_companions(recipe, parents, planned, specs, writer.folder)
+        for name, tensor in merge_tensors(recipe, parents):
+            if not _finite(tensor):
+                raise MergeError(f"tensor {name}: the merge holds NaN or Inf; {_guilt(steps[name], parents)}")
+            writer.write(name, tensor)
+        _write_companions(recipe, parents, specs, writer.folder)
     return writer.out
 
 
-def _spec(recipe: Recipe, planned: PlannedTensor, parents: Parents) -> TensorSpec:
-    infos = (parents.info(entry.model, entry.tensor) for entry in planned.inputs)
-    shape = next(info.shape for info in infos if info is not None)
-    return TensorSpec(planned.name, shape, merge_dtypes(recipe, planned, parents)[1])
+def _finite(tensor: torch.Tensor) -> bool:
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    return all(map(torch.isfinite, torch.aminmax(tensor)))
 
 
-def _check_finite(planned: PlannedTensor, merged: torch.Tensor, parents: Parents) -> None:
-    if not merged.is_floating_point() or not merged.numel() or all(map(torch.isfinite, torch.aminmax(merged))):
-        return
-    guilty = [
-        entry.model
-        for entry in planned.inputs
-        if not all(map(torch.isfinite, torch.aminmax(parents.tensor(entry.model, entry.tensor))))
-    ]
-    reason = f"it is so in {', '.join(guilty)}" if guilty else "no parent is; the recipe's numbers overflow its dtype"
-    raise MergeError(f"tensor {planned.name}: the merge holds NaN or Inf; {reason}")
+def _guilt(step: Step, parents: Parents) -> str:
+    guilty = [model for model, name in step.inputs.items() if not _finite(parents.tensor(model, name))]
+    if not guilty:
+        return "no parent does; the recipe's numbers overflow its dtype"
+    return f"so does this tensor in {', '.join(guilty)}: use another checkpoint of that model"
 
 
-def _write_companions(
-    recipe: Recipe, parents: Parents, planned: tuple[PlannedTensor, ...], specs: list[TensorSpec], folder: Path
-) -> None:
+def _write_companions(recipe: Recipe, parents: Parents, specs: list[TensorSpec], folder: Path) -> None:
     """Write config, tokenizer, generation config and the recipe beside the weights."""
     donor = parents[recipe.base_model or recipe.parents()[0]]
-    config = output_config(recipe, parents, planned, specs)
-    (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    config = output_config(recipe, parents, specs)
+    (folder / "config.json").write_text(
+        json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     source = recipe.tokenizer.source if recipe.tokenizer else recipe.tokenizer_source
-    named = source in parents.checkpoints and source is not None
-    copy_tokenizer(parents[source].folder if named else donor.folder, folder)
+    copy_tokenizer(parents.checkpoints.get(source or "", donor).folder, folder)
     if recipe.chat_template is not None:
         (folder / CHAT_TEMPLATE).write_text(recipe.chat_template, encoding="utf-8")
     copy_generation_config(donor.folder, folder)
     (folder / RECIPE).write_text(write_recipe(recipe), encoding="utf-8")
 
 
-def output_config(
-    recipe: Recipe, parents: Parents, planned: tuple[PlannedTensor, ...], specs: list[TensorSpec]
-) -> dict[str, Any]:
-    """Return the merged model's config: the base's (or first model's), with its dtype, depth and ties put right."""
+def output_config(recipe: Recipe, parents: Parents, specs: list[TensorSpec]) -> dict[str, Any]:
+    """Return the merged model's config: the base's (or first model's), with dtype, depth and ties put right."""
     donor = parents[recipe.base_model or recipe.parents()[0]]
     config = {name: value for name, value in donor.config.items() if name != "_name_or_path"}
-    floating = {spec.dtype: 0 for spec in specs if spec.dtype.is_floating_point}
+    sizes: Counter[torch.dtype] = Counter()
     for spec in specs:
-        if spec.dtype in floating:
-            floating[spec.dtype] += spec.num_bytes
-    if floating:
-        usual = max(floating, key=lambda dtype: floating[dtype])
-        config["torch_dtype" if "torch_dtype" in config else "dtype"] = str(usual).removeprefix("torch.")
+        if spec.dtype.is_floating_point:
+            sizes[spec.dtype] += spec.num_bytes
+    for dtype, _ in sizes.most_common(1):
+        config["torch_dtype" if "torch_dtype" in config else "dtype"] = str(dtype).removeprefix("torch.")
     if parents.untied(recipe.parents()):
         config["tie_word_embeddings"] = False
-    return config | _depth(parents, planned, donor.config, donor.num_layers)
+    return config | _depth(recipe, parents, donor.config, donor.num_layers)
 
 
-def _depth(
-    parents: Parents, planned: tuple[PlannedTensor, ...], config: dict[str, Any], donor_layers: int
-) -> dict[str, Any]:
+def _depth(recipe: Recipe, parents: Parents, config: dict[str, Any], layers: int) -> dict[str, Any]:
     """Return the config's fields that say how many layers there are, and those that list something for each."""
     sources: dict[int, tuple[str, int]] = {}
-    for tensor in planned:
-        layer = layer_of(tensor.inputs[0].tensor)
-        if tensor.layer is not None and layer is not None:
-            sources.setdefault(tensor.layer, (tensor.inputs[0].model, layer))
-    if list(sources.values()) == [(sources[0][0], layer) for layer in range(donor_layers)] if sources else True:
+    for step in parents.plan(recipe):
+        model, tensor = next(iter(step.inputs.items()))
+        if step.planned.layer is not None:
+            sources.setdefault(step.planned.layer, (model, layer_of(tensor) or 0))
+    if [layer for _, layer in sources.values()] == list(range(layers)):
         return {}
-    changed: dict[str, Any] = {f: len(sources) for f in _DEPTH_FIELDS if config.get(f) == donor_layers}
+    changed: dict[str, Any] = {field: len(sources) for field in DEPTH_FIELDS if config.get(field) == layers}
     for field, value in config.items():
-        if isinstance(value, list) and len(value) == donor_layers and field.startswith(("layer_", "no_rope", "mlp_")):
-            per_layer = [parents[model].config.get(field, value) for model, _ in sources.values()]
-            changed[field] = [entries[layer] for entries, (_, layer) in zip(per_layer, sources.values(), strict=True)]
+        if isinstance(value, list) and len(value) == layers and field.startswith(PER_LAYER):
+            lists = [parents[model].config.get(field, value) for model, _ in sources.values()]
+            changed[field] = [each[layer] for each, (_, layer) in zip(lists, sources.values(), strict=True)]
     return changed

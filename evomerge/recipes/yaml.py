@@ -133,6 +133,13 @@ def _represent_float(dumper: yaml.SafeDumper, data: float) -> yaml.Node:
     return dumper.represent_scalar("tag:yaml.org,2002:float", text)
 
 
+def _represent_text(dumper: yaml.SafeDumper, data: str) -> yaml.Node:
+    # PyYAML reads the rarer line breaks back as "\n" unless they are escaped, which only double quotes do.
+    style = '"' if re.search("[\x85\u2028\u2029]", data) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
 # A string such as "1e3" must be quoted, as our loader would read a number.
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 _Dumper.add_representer(list, _represent_list)

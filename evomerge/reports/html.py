@@ -90,7 +90,7 @@ def render_report(summary: RunSummary) -> str:
         run=summary,
         headline=wording.headline(summary),
         tone=_tone(summary),
-        verdicts=[(_verdict_tone(c), wording.verdict(c)) for c in summary.comparisons],
+        verdicts=[(_verdict_tone(c), wording.verdict(summary, c)) for c in summary.comparisons],
         tiles=_tiles(summary),
         scores=confirmed_scores(summary) if summary.confirmed else search_scores(summary),
         front_scores=front_scores(summary, FRONT_ROWS),
@@ -218,18 +218,21 @@ def _yaml(text: str) -> Markup:
     return Markup(highlight(text, YamlLexer(), HtmlFormatter(nowrap=True)))
 
 
-def _shares(summary: RunSummary) -> list[dict[str, Any]]:
-    """Return the truncated and unextracted shares of references and winner; empty when all are zero."""
+def _shares(summary: RunSummary) -> dict[str, Any] | None:
+    """Return the truncated and unextracted shares of references and winner; None when all are zero."""
     rows: list[ReferenceRow | TrialRow] = [*summary.references]
     rows += [trial for trial in summary.trials if trial.number == summary.pick]
-    table = [
+    tasks = list(dict.fromkeys(task for row in rows for task in (*row.truncated, *row.unextracted)))
+    if not any(any(shares.values()) for row in rows for shares in (row.truncated, row.unextracted)):
+        return None
+    lines = [
         {
             "label": row.name if isinstance(row, ReferenceRow) else f"trial {row.number}",
-            "cells": [(row.truncated.get(o.name), row.unextracted.get(o.name)) for o in summary.objectives],
+            "cells": [(row.truncated.get(task), row.unextracted.get(task)) for task in tasks],
         }
         for row in rows
     ]
-    return table if any(any(cell) for row in table for cell in row["cells"]) else []
+    return {"tasks": tasks, "rows": lines}
 
 
 def _failures(summary: RunSummary) -> dict[str, Any] | None:

@@ -87,7 +87,9 @@ def _targets(trials: Sequence[TrialRow], objectives: Sequence[ObjectiveInfo]) ->
     if len(objectives) < 2:
         return columns
     # Objectives on different scales (accuracy, perplexity) weigh the same in the mean once standardised.
-    return {MEAN: np.mean([_standardised(values) for values in columns.values()], axis=0), **columns}
+    weights = [objective.weight for objective in objectives]
+    standardised = [_standardised(values) for values in columns.values()]
+    return {MEAN: np.average(standardised, axis=0, weights=weights if any(weights) else None), **columns}
 
 
 def _standardised(values: np.ndarray) -> np.ndarray:

@@ -21,20 +21,20 @@
   const figures = Array.from(document.querySelectorAll(".figure"));
   const specs = new Map(figures.map((element) => [element, JSON.parse(element.querySelector("script").textContent)]));
 
-  function draw(element, isDark) {
+  function draw(element, isDark, size) {
     const spec = specs.get(element);
-    const layout = Object.assign({}, spec.layout, { template: template(isDark), height: spec.layout.height || 360 });
+    const layout = Object.assign({ height: 360, autosize: true }, spec.layout, size, { template: template(isDark) });
     window.Plotly.react(element, spec.data, layout, config);
   }
-  function drawVisible(isDark) {
-    figures.filter((element) => element.offsetParent !== null).forEach((element) => draw(element, isDark));
+  function drawVisible(isDark, size) {
+    figures.filter((element) => element.offsetParent !== null).forEach((element) => draw(element, isDark, size));
   }
   figures.forEach((element) => element.replaceChildren());
   drawVisible(dark.matches);
   dark.addEventListener("change", () => drawVisible(dark.matches));
   window.addEventListener("beforeprint", () => {
     document.documentElement.classList.add("print");
-    drawVisible(false);
+    drawVisible(false, { width: 660, autosize: false });  // a sheet of paper is narrower than the window
   });
   window.addEventListener("afterprint", () => {
     document.documentElement.classList.remove("print");

@@ -93,7 +93,8 @@ def _columns(summary: RunSummary) -> list[ObjectiveInfo]:
 
 def _exact(objectives: Mapping[str, float], summary: RunSummary) -> dict[str, Interval]:
     values = {name: Interval(value, value, value) for name, value in objectives.items()}
-    mean = sum(o.sign * objectives[o.name] for o in summary.objectives) / len(summary.objectives)
+    weight = sum(o.weight for o in summary.objectives) or 1.0
+    mean = sum(o.weight * o.sign * objectives[o.name] for o in summary.objectives) / weight
     return {**values, MEAN: Interval(mean, mean, mean)}
 
 

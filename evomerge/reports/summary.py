@@ -44,7 +44,7 @@ class TrialRow:
     """One finished trial as the journal has it.
 
     ``objectives`` is None for a failed trial, whose ``error`` is a traceback. ``truncated`` and
-    ``unextracted`` map an objective's name to the share (0 to 1) of its generations cut off by the token
+    ``unextracted`` map a task to the share (0 to 1) of its generations cut off by the token
     limit and of its answers that could not be extracted. ``seconds`` is wall time; ``merge_seconds`` and
     ``forward_seconds`` are parts of it. A ``cached`` trial had a recipe that was evaluated before.
     """
@@ -90,7 +90,7 @@ class Interval:
 class ConfirmedRow:
     """A model on the confirmation items, which the search never saw.
 
-    ``mean`` is over the objectives, each turned so that larger is better; it ranks the rows.
+    ``mean`` is over the objectives by their weights, each turned so that larger is better.
     """
 
     label: str
@@ -104,7 +104,10 @@ class ConfirmedRow:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The winner minus ``against`` (a confirmed row's label) on the mean over objectives, paired by item."""
+    """The winner minus ``against`` (a confirmed row's label) on the mean over objectives, paired by item.
+
+    ``p_value`` is corrected for having picked the winner among several trials; the interval is not.
+    """
 
     against: str
     difference: Interval
@@ -112,12 +115,12 @@ class Comparison:
 
     @property
     def beats(self) -> bool:
-        """Whether the winner is better by more than the 95% interval of the difference."""
-        return self.difference.low > 0
+        """Whether the winner is better: the interval lies above zero and the corrected p is below 0.05."""
+        return self.difference.low > 0 and self.p_value < 0.05
 
     @property
     def loses(self) -> bool:
-        """Whether the winner is worse by more than the 95% interval of the difference."""
+        """Whether the winner is worse: the 95% interval lies below zero."""
         return self.difference.high < 0
 
 

@@ -32,14 +32,22 @@ def plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title:
 
 def methods_table(rows: Sequence[Mapping[str, str]]) -> Table:
     """Return the table of merge methods: rows with ``name``, ``summary``, ``genes``, ``base``, ``paper``."""
-    columns = ("name", "summary", "genes", "base", "paper")
-    return plain_table(columns, [[row.get(column, "") for column in columns] for row in rows])
+    return _catalogue(("name", "summary", "genes", "base", "paper"), rows)
 
 
 def searchers_table(rows: Sequence[Mapping[str, str]]) -> Table:
     """Return the table of searchers: rows with ``name``, ``summary``, ``objectives``, ``paper``."""
-    columns = ("name", "summary", "objectives", "paper")
-    return plain_table(columns, [[row.get(column, "") for column in columns] for row in rows])
+    return _catalogue(("name", "summary", "objectives", "paper"), rows)
+
+
+def _catalogue(columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> Table:
+    cells = [[_without_addresses(row.get(column, "")) for column in columns] for row in rows]
+    return plain_table(columns, cells)
+
+
+def _without_addresses(text: str) -> str:
+    """Return a citation without web addresses, for which no column is wide enough (the docs have them)."""
+    return re.sub(r",?\s*https?://[^\s;,]+", "", text)
 
 
 def front_table(
@@ -102,12 +110,10 @@ def confirmation_table(summary: RunSummary) -> Group:
 
 def verdict_lines(summary: RunSummary) -> list[Text]:
     """Return one line for each comparison of the winner, then one for each flag."""
-    winner = summary.winner
-    name = wording.capital(winner.label) if winner else "The winner"
     lines = []
     for comparison in summary.comparisons:
         style = "green" if comparison.beats else "red" if comparison.loses else "yellow"
-        lines.append(Text(f"{name} {wording.verdict(comparison)}", style=style))
+        lines.append(Text(wording.verdict(summary, comparison), style=style))
     return lines + [Text(f"Warning: {flag}", style="yellow") for flag in summary.flags]
 
 

@@ -63,15 +63,34 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
-def verdict(comparison: Comparison) -> str:
-    """Return one comparison as the end of a sentence whose subject is the winner."""
+def verdict(summary: RunSummary, comparison: Comparison) -> str:
+    """Return one comparison as a sentence about the winner, without its full stop."""
+    winner, against = _winner_name(summary), rival(summary, comparison)
     difference = comparison.difference
     numbers = f"{signed(difference.value)} {ends_exact(difference)}, {p_value(comparison.p_value)}"
     if comparison.beats:
-        return f"beats {comparison.against} by {numbers}"
+        return f"{winner} beats {against} by {numbers}"
     if comparison.loses:
-        return f"is worse than {comparison.against}: {numbers}"
-    return f"does not beat {comparison.against}: {numbers} (the interval holds zero)"
+        return f"{winner} is worse than {against}: {numbers}"
+    doubt = (
+        "the interval holds zero" if difference.low <= 0 else "p, corrected for the choice, is not below 0.05"
+    )
+    return f"{winner} does not beat {against}: {numbers} ({doubt})"
+
+
+def rival(summary: RunSummary, comparison: Comparison) -> str:
+    """Return what the winner is compared with, in words: ``the best parent (math)``."""
+    kinds = {row.label: row.kind for row in summary.confirmed if row.trial is None}
+    words = {
+        "parent": f"the best parent ({comparison.against})",
+        "base": "the base",
+        "uniform": "the uniform merge",
+    }
+    return words.get(kinds.get(comparison.against, ""), comparison.against)
+
+
+def _winner_name(summary: RunSummary) -> str:
+    return capital(summary.winner.label) if summary.winner else "The winner"
 
 
 def ends_exact(interval: Interval) -> str:
@@ -81,18 +100,18 @@ def ends_exact(interval: Interval) -> str:
 
 def headline(summary: RunSummary) -> str:
     """Return the run's result in one sentence, no stronger than the comparisons allow."""
-    winner = summary.winner
-    if winner is None:
+    if summary.winner is None:
         return _unconfirmed(summary)
+    winner = _winner_name(summary)
     if not summary.comparisons:
-        return f"{capital(winner.label)} is the pick; it was compared with nothing."
-    beaten = [c.against for c in summary.comparisons if c.beats]
-    unbeaten = [c.against for c in summary.comparisons if not c.beats]
+        return f"{winner} is the pick; it was compared with nothing."
+    beaten = [rival(summary, c) for c in summary.comparisons if c.beats]
+    unbeaten = [rival(summary, c) for c in summary.comparisons if not c.beats]
     if not unbeaten:
-        return f"{capital(winner.label)} beats {_listed(beaten)}."
+        return f"{winner} beats {_listed(beaten)}."
     if not beaten:
-        return f"{capital(winner.label)} does not beat {_listed(unbeaten, 'or')}."
-    return f"{capital(winner.label)} beats {_listed(beaten)}, but does not beat {_listed(unbeaten, 'or')}."
+        return f"{winner} does not beat {_listed(unbeaten, 'or')}."
+    return f"{winner} beats {_listed(beaten)}, but does not beat {_listed(unbeaten, 'or')}."
 
 
 def _unconfirmed(summary: RunSummary) -> str:

@@ -145,7 +145,7 @@ def _check_models(method: MergeMethod, info: ParentsInfo) -> Iterator[Problem]:
     if count < method.min_models or count > (method.max_models or count):
         models = ", ".join([*info.parents, *(["base"] if own_base else [])])
         yield Problem(
-            f"{method.name} merges {_range(method)} models, these are {count}: {models}",
+            f"{method.name} takes {_range(method)}, these are {count}: {models}",
             "search_space.method",
             "name other parents, or use another method",
         )
@@ -163,10 +163,10 @@ def _check_models(method: MergeMethod, info: ParentsInfo) -> Iterator[Problem]:
 
 def _range(method: MergeMethod) -> str:
     if method.max_models is None:
-        return f"at least {method.min_models}"
+        return f"{method.min_models} or more models"
     if method.min_models == method.max_models:
-        return f"exactly {method.min_models}"
-    return f"{method.min_models} to {method.max_models}"
+        return "one model" if method.min_models == 1 else f"exactly {method.min_models} models"
+    return f"{method.min_models} to {method.max_models} models"
 
 
 def _check_fixed(config: ParameterSpaceConfig, method: MergeMethod) -> Iterator[Problem]:

@@ -23,7 +23,6 @@ from evomerge.searchers.box import UnitBox
 from evomerge.searchers.cma_restarts import SCHEDULES
 from evomerge.searchers.results import InFlight, objective_values, weighted_cost
 
-BOUND_HANDLERS = {"transform": cma.BoundTransform, "penalty": cma.BoundPenalty}
 # Scores on few items are coarse, so that many of a generation tie; pycma's default would restart at the
 # second tie.
 FLAT_GENERATIONS = 20
@@ -42,7 +41,6 @@ class CmaEsConfig(SearcherConfig):
     restarts: Literal["ipop", "bipop", "none"] = Field(
         "ipop", description="after convergence: with doubled, or with large and small populations"
     )
-    bounds: Literal["transform", "penalty"] = Field("transform", description="how pycma keeps to the bounds")
     diagonal: bool = Field(False, description="adapt variances only (sep-CMA-ES): for thousands of genes")
 
 
@@ -134,7 +132,8 @@ class CmaEsSearcher:
         return {
             "popsize": self._launch.population,
             "bounds": [(-self._offset).tolist(), (self._scale - self._offset).tolist()],
-            "BoundaryHandler": BOUND_HANDLERS[self._config.bounds],
+            # pycma's penalty on points outside fails when a first generation scores all the same.
+            "BoundaryHandler": cma.BoundTransform,
             "CMA_stds": self._scale.tolist(),
             "CMA_diagonal": self._config.diagonal,
             "integer_variables": integers,

@@ -72,11 +72,9 @@ def build_optuna(config: OptunaConfig, setting: Setting) -> OptunaSearcher:
     Raises:
         ConfigError: the sampler does not take the options' values.
     """
-    options = {name: False for name in sampler_options(config.sampler) if name.startswith("warn_")}
-    options |= config.options
     try:
         with quiet_optuna():
-            sampler = getattr(optuna.samplers, config.sampler)(seed=config.seed, **options)
+            sampler = getattr(optuna.samplers, config.sampler)(seed=config.seed, **config.options)
     except (TypeError, ValueError, ImportError) as error:
         what = f"Optuna's {config.sampler} does not take these options: {error}"
         raise ConfigError(Problem(what, "searcher.options", "see its page in Optuna's reference")) from error

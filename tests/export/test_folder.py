@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -98,6 +99,24 @@ def test_a_folder_that_holds_something_is_never_overwritten_unasked(recipe: Reci
     write_model(recipe, exported, overwrite=True)
     assert not (exported / "mine.txt").exists()
     assert not (exported / "README.md").exists()
+
+
+def test_the_former_export_comes_back_when_the_last_step_fails(
+    recipe: Recipe, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = os.replace
+
+    def fail_once(source: Path, target: Path) -> None:
+        if target == exported and source.name == exported.name:
+            raise OSError(5, "Input/output error")
+        replace(source, target)
+
+    before = {path.name: path.read_bytes() for path in exported.iterdir()}
+    monkeypatch.setattr("evomerge.export.folder.os.replace", fail_once)
+    with pytest.raises(ExportError, match="Input/output error"):
+        write_model(recipe, exported, overwrite=True)
+    assert {path.name: path.read_bytes() for path in exported.iterdir()} == before
+    assert list(exported.parent.iterdir()) == [exported]
 
 
 def test_overwrite_spares_what_is_no_export(recipe: Recipe, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -287,6 +288,15 @@ def test_an_incomplete_folder_is_refused_before_anything(hub: HubServer, tmp_pat
     ):
         push(tmp_path, REPO, token=TOKEN)
     assert hub.requests == []
+
+
+def test_a_server_that_repeats_the_token_does_not_make_us_show_it(
+    hub: HubServer, model: Path, lfs: None
+) -> None:
+    fault = Fault("POST", "/commit/", 400, headers={"X-Error-Message": f"bad token {TOKEN}"})
+    with hub.failing(fault), pytest.raises(ExportError) as caught:
+        push(model, REPO, token=TOKEN)
+    assert TOKEN not in "".join(traceback.format_exception(caught.value))
 
 
 def test_tokens_are_masked_wherever_they_stand() -> None:

@@ -35,6 +35,13 @@ def test_plain_data_reads_back_exactly(data: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    "text", ["\x85", "a\u2028b", "a\u2029", "\r\n", "\ufeff", "1:30", "2020-01-01", "=", "<<"]
+)
+def test_odd_strings_read_back_exactly(text: str) -> None:
+    assert yaml.loads(yaml.dumps({"a": text})).data == {"a": text}
+
+
+@pytest.mark.parametrize(
     ("text", "value"),
     [
         ("no", "no"),

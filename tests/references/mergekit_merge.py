@@ -1,9 +1,10 @@
-"""Merge recipes with mergekit, for comparison. Runs in mergekit's environment, not in ours; imports nothing of ours.
+"""Merge recipes with mergekit, for comparison. Runs in mergekit's environment, not in ours; imports nothing
+of ours.
 
     MERGEKIT_PYTHON tests/references/mergekit_merge.py JOBS.json
 
-JOBS.json is a list of {"recipe": YAML text, "out": folder}. Prints one JSON object: mergekit's and torch's versions.
-Written against mergekit 0.1.5.
+JOBS.json is a list of {"recipe": YAML text, "out": folder}. Prints one JSON object: mergekit's and torch's
+versions. Written against mergekit 0.1.5.
 """
 
 import importlib.metadata
@@ -27,7 +28,9 @@ def main() -> None:
     torch.set_num_threads(1)
     for job in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")):
         config = MergeConfiguration.model_validate(yaml.safe_load(job["recipe"]))
-        options = MergeOptions(quiet=True, copy_tokenizer=False, write_model_card=False, random_seed=job.get("seed", 0))
+        options = MergeOptions(
+            quiet=True, copy_tokenizer=False, write_model_card=False, random_seed=job.get("seed", 0)
+        )
         try:
             run_merge(config, job["out"], options=options)
         except Exception as error:  # it writes the weights before the config, which it cannot always write

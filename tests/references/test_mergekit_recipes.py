@@ -1,4 +1,4 @@
-"""Recipes mean what mergekit's own planner makes of them: stored values, and live ones where it is at hand."""
+"""Recipes mean what mergekit's own planner makes of them: stored values, and live ones if it is there."""
 
 from __future__ import annotations
 

@@ -1,12 +1,14 @@
-"""DARE: drop entries of task vectors at random and rescale the rest, then sum them or elect signs as TIES does.
+"""DARE: drop entries of task vectors at random and rescale the rest, then sum them or elect signs as TIES
+does.
 
 Yu et al. 2024, "Language models are Super Mario: absorbing abilities from homologous models as a free lunch",
 https://arxiv.org/abs/2311.03099.
 
-What is drawn is one uniform number for each entry, from the seed alone; an entry is kept if its number is below the
-density. So the same entries are kept in every merge of a run (a search would otherwise chase noise), and a higher
-density keeps what a lower one kept. Kept entries are divided by the density, as in the paper; mergekit multiplies by
-the ratio of the L1 norms before and after, which estimates the same factor from the drawn mask.
+What is drawn is one uniform number for each entry, from the seed alone; an entry is kept if its number is
+below the density. So the same entries are kept in every merge of a run (a search would otherwise chase
+noise), and a higher density keeps what a lower one kept. Kept entries are divided by the density, as in the
+paper; mergekit multiplies by the ratio of the L1 norms before and after, which estimates the same factor from
+the drawn mask.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ class DrawnVector(NamedTuple):
 def drawn_vectors(
     tensors: Sequence[torch.Tensor], base: torch.Tensor | None, seeds: Sequence[int] | None
 ) -> list[DrawnVector]:
-    """Return the task vectors with their draws; always drawn on the CPU, whole, so no device or chunk changes them.
+    """Return the task vectors with their draws; always drawn on the CPU, whole, so no device or chunk changes
+    them.
 
     Raises:
         MergeError: not one seed per tensor.
@@ -48,7 +51,9 @@ def drawn_vectors(
     if seeds is None or len(seeds) != len(tensors):
         raise MergeError(f"DARE draws at random: it needs one seed per tensor, {len(tensors)} of them")
     vectors = task_vectors(tensors, base)
-    return [DrawnVector(vector, _draw(vector.shape, seed)) for vector, seed in zip(vectors, seeds, strict=True)]
+    return [
+        DrawnVector(vector, _draw(vector.shape, seed)) for vector, seed in zip(vectors, seeds, strict=True)
+    ]
 
 
 def _draw(shape: torch.Size, seed: int) -> torch.Tensor:
@@ -57,12 +62,10 @@ def _draw(shape: torch.Size, seed: int) -> torch.Tensor:
 
 def drop(drawn: DrawnVector, density: float, rescale: bool) -> torch.Tensor:
     """Return the vector with each entry kept with probability ``density``, divided by it if ``rescale``; float32."""
-    vector = drawn.vector.float()
     if density >= 1:
-        return vector
-    if density <= 0:
-        return torch.zeros_like(vector)
-    return torch.where(drawn.draw < density, vector / density if rescale else vector, 0.0)
+        return drawn.vector.float()
+    kept = torch.lt(drawn.draw, density, out=torch.empty_like(drawn.draw)).mul_(drawn.vector)
+    return kept.div_(density) if rescale and density > 0 else kept
 
 
 _RESCALE = switch("rescale", True, "divide the kept entries by the density")
@@ -104,13 +107,9 @@ def dare_linear(
     "dare_ties",
     parameters=_parameters(False),
     summary="drops task-vector entries at random, rescales the rest, then elects signs as TIES does",
-    paper="Yu et al. 2024, https://arxiv.org/abs/2311.03099; Yadav et al. 2023, https://arxiv.org/abs/2306.01708",
-    formula="θ₀ + λ Σ_{i∈A} wᵢ δ̃ᵢ,  δ̃ᵢ as in dare_linear,  A as in ties",
-    needs_base=True,
-    kind="elementwise",
-    randomised=True,
-    prepare=drawn_vectors,
-    ignored=("int8_mask",),
+    paper="Yu et al. 2024, https://arxiv.org/abs/2311.03099; Yadav et al. 2023,
+    https://arxiv.org/abs/2306.01708", formula="θ₀ + λ Σ_{i∈A} wᵢ δ̃ᵢ,  δ̃ᵢ as in dare_linear,  A as in ties",
+    needs_base=True, kind="elementwise", randomised=True, prepare=drawn_vectors, ignored=("int8_mask",),
 )
 def dare_ties(
     tensors: Sequence[torch.Tensor],

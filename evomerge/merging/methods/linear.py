@@ -39,8 +39,8 @@ def linear(
 ) -> torch.Tensor:
     """Return Σ wᵢ θᵢ, divided by Σ wᵢ if ``normalize``; summed in float32.
 
-    Weights that are all zero have no average; with ``normalize`` they count as equal, so that a search that meets
-    that corner of its space gets a model.
+    Weights that are all zero have no average; with ``normalize`` they count as equal, so that a search that
+    meets that corner of its space gets a model.
 
     Raises:
         MergeError: weights of both signs that sum to zero cannot be normalised.
@@ -62,5 +62,7 @@ def normalised(weights: Sequence[float]) -> list[float]:
         return [1 / len(weights)] * len(weights)
     total = sum(weights)
     if total == 0:
-        raise MergeError(f"linear: the weights {list(weights)} sum to zero; change them or set normalize: false")
+        raise MergeError(
+            f"linear: the weights {list(weights)} sum to zero; change them or set normalize: false"
+        )
     return [weight / total for weight in weights]

@@ -1,7 +1,7 @@
 """Spherical interpolation between two models.
 
-Shoemake 1985, "Animating rotation with quaternion curves", https://doi.org/10.1145/325334.325242, applied to each
-weight tensor as one long vector.
+Shoemake 1985, "Animating rotation with quaternion curves", https://doi.org/10.1145/325334.325242, applied to
+each weight tensor as one long vector.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ import torch
 
 from evomerge.merging.method import Parameter, merge_method
 
-COLINEAR = 0.9995  # |cos θ| above which directions are taken for parallel and interpolated linearly (mergekit's bound)
-TINY = 1e-8  # a norm below this is no direction
-CHUNK = 1 << 20
+COLINEAR = 0.9995  # |cos θ| above which directions are taken for parallel and interpolated linearly
+(mergekit's bound) TINY = 1e-8  # a norm below this is no direction CHUNK = 1 << 20
 
 T = Parameter(
     "t",

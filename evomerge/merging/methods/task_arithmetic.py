@@ -10,7 +10,14 @@ from collections.abc import Sequence
 import torch
 
 from evomerge.merging.method import merge_method
-from evomerge.merging.task_vectors import LAMBDA, WEIGHT, normalize_switch, required, task_vectors, weighted_sum
+from evomerge.merging.task_vectors import (
+    LAMBDA,
+    WEIGHT,
+    normalize_switch,
+    required,
+    task_vectors,
+    weighted_sum,
+)
 
 
 @merge_method(

@@ -1,8 +1,8 @@
 """TIES: trim task vectors, elect a sign for each entry, average those that agree.
 
-Yadav et al. 2023, "TIES-Merging: resolving interference when merging models", https://arxiv.org/abs/2306.01708.
-Differences from the paper, as in mergekit: a density and a weight for each model, and the mass of a sign counts the
-weights.
+Yadav et al. 2023, "TIES-Merging: resolving interference when merging models",
+https://arxiv.org/abs/2306.01708. Differences from the paper, as in mergekit: a density and a weight for each
+model, and the mass of a sign counts the weights.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from evomerge.merging.task_vectors import (
 
 
 class RankedVector(NamedTuple):
-    """A task vector and, for each entry, its place in the order of falling magnitude (int32, 0 = largest)."""
+    """A task vector and, for each entry, its place in the order of falling magnitude (0 = largest)."""
 
     vector: torch.Tensor
     rank: torch.Tensor
@@ -39,10 +39,13 @@ def ranked_vectors(tensors: Sequence[torch.Tensor], base: torch.Tensor | None) -
 
 def _rank(vector: torch.Tensor) -> torch.Tensor:
     magnitudes = vector.abs().reshape(-1).float()
-    # Not `stable`: equal magnitudes then fall in the order that mergekit, which sorts the same way, takes them in.
+    # Not `stable`: equal magnitudes then fall in the order that mergekit, which sorts the same way, takes
+    # them in.
     order = torch.argsort(magnitudes, descending=True)
-    rank = torch.empty(order.shape, dtype=torch.int32)
-    rank[order] = torch.arange(order.numel(), dtype=torch.int32)
+    # Comparing floats is the faster; beyond 2^24 entries they could not count them.
+    dtype = torch.float32 if order.numel() <= 1 << 24 else torch.int32
+    rank = torch.empty(order.shape, dtype=dtype)
+    rank[order] = torch.arange(order.numel(), dtype=dtype)
     return rank.reshape(vector.shape)
 
 
@@ -52,14 +55,15 @@ def trim(ranked: RankedVector, density: float) -> torch.Tensor:
     if density >= 1 or vector.numel() == 0:
         return vector
     kept = max(1, int(density * vector.numel())) if density > 0 else 0
-    return torch.where(rank < kept, vector, 0)
+    mask = torch.lt(rank, kept, out=torch.empty_like(vector))
+    return mask.mul_(vector)
 
 
 def rescaled(vector: torch.Tensor, trimmed: torch.Tensor) -> torch.Tensor:
     """Return ``trimmed`` scaled to the L1 norm of ``vector``; unchanged if either norm is almost zero.
 
-    Norms and factor are rounded to the vectors' dtype, as mergekit computes them, unless they overflow it. They are
-    summed in float64, so that the number of threads cannot change them.
+    Norms and factor are rounded to the vectors' dtype, as mergekit computes them, unless they overflow it.
+    They are summed in float64, so that the number of threads cannot change them.
     """
     exact = [v.double().abs().sum() for v in (vector, trimmed)]
     if min(exact) < NO_NORM:
@@ -80,11 +84,8 @@ def rescaled(vector: torch.Tensor, trimmed: torch.Tensor) -> torch.Tensor:
     ),
     summary="trims task vectors, elects a sign per entry, averages the entries that agree",
     paper="Yadav et al. 2023, https://arxiv.org/abs/2306.01708",
-    formula="θ₀ + λ Σ_{i∈A} wᵢ δ̂ᵢ / Σ_{i∈A} wᵢ,  A = {i : sign(wᵢ δ̂ᵢ) = sign(Σ wⱼ δ̂ⱼ)},  δ̂ = top-density entries of δ",
-    needs_base=True,
-    kind="tensor",
-    prepare=ranked_vectors,
-    ignored=("int8_mask",),
+    formula="θ₀ + λ Σ_{i∈A} wᵢ δ̂ᵢ / Σ_{i∈A} wᵢ,  A = {i : sign(wᵢ δ̂ᵢ) = sign(Σ wⱼ δ̂ⱼ)},  δ̂ = top-density
+    entries of δ", needs_base=True, kind="tensor", prepare=ranked_vectors, ignored=("int8_mask",),
 )
 def ties(
     tensors: Sequence[torch.Tensor],

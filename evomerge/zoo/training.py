@@ -1,0 +1,149 @@
+"""Train one model of the zoo. Runs in a process of its own, so that nothing of the caller's reaches the weights.
+
+    python -m evomerge.zoo.training FOLDER THREADS MODEL [MODEL …]
+
+FOLDER holds ``plan.json``, ``data/`` and ``tokenizer/``; experts start from FOLDER/base. Progress goes to the
+standard output, a line of ``MODEL STEP STEPS`` at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+
+from evomerge.zoo.data import read_split
+from evomerge.zoo.family import BASE, FAMILY, GENERAL, Member, Plan
+
+WARM_UP = 20  # steps
+FLOOR = 0.05  # the learning rate's last share of its peak
+IGNORED = -100
+
+Example = tuple[list[int], int]  # token ids of prompt and answer, length of the prompt
+Progress = Callable[[str, int, int], None]
+
+
+def train_model(name: str, folder: Path, plan: Plan, report: Progress) -> None:
+    """Train model ``name`` and write it to ``folder/name``; the same plan gives the same bytes."""
+    torch.manual_seed(plan.seed)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    if name == BASE:
+        model, steps, rate = LlamaForCausalLM(model_config(plan, tokenizer)), plan.base_steps, plan.base_learning_rate
+    else:
+        model = LlamaForCausalLM.from_pretrained(folder / BASE)
+        steps, rate = plan.expert_steps, plan.expert_learning_rate
+    member = FAMILY[name]
+    examples = {task: encode(read_split(folder / "data" / task, "train"), tokenizer) for task in shares(member)}
+    fit(model, Mixture(examples, shares(member), f"{plan.seed}/{name}"), steps, rate, plan.batch_size,
+        lambda step: report(name, step, steps))
+    write_model(model, tokenizer, folder / name, member, name)
+
+
+def model_config(plan: Plan, tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:
+    """Return the architecture that the whole family shares: a plain Llama with tied embeddings."""
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=plan.hidden_size,
+        intermediate_size=plan.intermediate_size,
+        num_hidden_layers=plan.layers,
+        num_attention_heads=plan.heads,
+        num_key_value_heads=plan.heads,
+        max_position_embeddings=128,
+        rope_parameters={"rope_type": "default", "rope_theta": 1000.0},
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def shares(member: Member) -> dict[str, float]:
+    """Return the share of each task in a member's training data."""
+    total = sum(member.skills.values())
+    mixed = {task: member.general / len(GENERAL) for task in GENERAL}
+    own = {task: (1 - member.general) * share / total for task, share in member.skills.items()}
+    return {task: mixed[task] + own.get(task, 0.0) for task in GENERAL}
+
+
+def encode(items: Sequence[dict[str, str]], tokenizer: PreTrainedTokenizerBase) -> list[Example]:
+    """Return each item as prompt + answer + end of text, with the prompt's length."""
+    prompts = tokenizer([item["prompt"] for item in items])["input_ids"]
+    answers = tokenizer([f" {item['answer']}" for item in items])["input_ids"]
+    return [(p + a + [tokenizer.eos_token_id], len(p)) for p, a in zip(prompts, answers, strict=True)]
+
+
+class Mixture:
+    """Random batches of several tasks' examples, in given shares."""
+
+    def __init__(self, examples: dict[str, list[Example]], shares: dict[str, float], seed: str) -> None:
+        self._examples, self._shares, self._rng = examples, shares, random.Random(seed)
+
+    def batch(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return token ids and labels, int64 of (size, longest); only answers have labels.
+
+        Padding is on the right, where causal attention keeps it from touching anything.
+        """
+        tasks = self._rng.choices(list(self._shares), list(self._shares.values()), k=size)
+        rows = [self._rng.choice(self._examples[task]) for task in tasks]
+        longest = max(len(ids) for ids, _ in rows)
+        inputs = torch.zeros(size, longest, dtype=torch.long)
+        labels = torch.full((size, longest), IGNORED)
+        for row, (ids, prompt) in enumerate(rows):
+            inputs[row, : len(ids)] = torch.tensor(ids)
+            labels[row, prompt : len(ids)] = torch.tensor(ids[prompt:])
+        return inputs, labels
+
+
+def fit(
+    model: LlamaForCausalLM, mixture: Mixture, steps: int, rate: float, batch_size: int, report: Callable[[int], None]
+) -> None:
+    """Train ``model`` in place with AdamW on the answers' cross-entropy."""
+    optimizer = torch.optim.AdamW(model.parameters(), rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / WARM_UP) * max(FLOOR, 1 - step / steps)
+    )
+    model.train()
+    for step in range(1, steps + 1):
+        inputs, labels = mixture.batch(batch_size)
+        hidden = model.model(input_ids=inputs, use_cache=False).last_hidden_state[:, :-1]
+        answered = labels[:, 1:] != IGNORED
+        loss = cross_entropy(model.lm_head(hidden[answered]), labels[:, 1:][answered])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        report(step)
+    model.eval()
+
+
+def write_model(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: Path, member: Member, name: str
+) -> None:
+    """Write weights, configuration, tokenizer and a small model card."""
+    model.generation_config.do_sample = False
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    parent = [] if name == BASE else ["base_model: zoo/base"]
+    header = ["---", "license: apache-2.0", "language: [en, ja]", *parent, "tags: [evomerge-zoo]", "---"]
+    text = f"\n# zoo/{name}\n\n{member.summary}. Trained by `evomerge zoo build`; data and weights are generated.\n"
+    (folder / "README.md").write_text("\n".join(header) + text, encoding="utf-8")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Train the models named on the command line, one after the other."""
+    folder, threads, names = Path(arguments[0]), int(arguments[1]), arguments[2:]
+    torch.set_num_threads(threads)
+    plan = Plan(**json.loads((folder / "plan.json").read_text(encoding="utf-8")))
+    for name in names:
+        train_model(name, folder, plan, lambda *line: print(*line, flush=True))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
