@@ -92,7 +92,7 @@ class Checkpoint:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that change when the config, a header, a file's size or sampled weights change."""
+        """16 hexadecimal digits that change with the config, a header, a file's size or sampled weights."""
         digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
         for info in self.tensors.values():
             digest.update(f"{info.name} {info.shape} {info.dtype} {info.file.name} {info.start}\n".encode())

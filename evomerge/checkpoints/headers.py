@@ -150,7 +150,7 @@ def _unindexed(folder: Path) -> list[Path]:
     pickled = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth"))
     if pickled:
         raise CheckpointError(
-            f"{folder}: only pickled weights ({pickled[0]}), which can run code when read; convert them once with "
-            f"transformers: AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)"
+            f"{folder}: only pickled weights ({pickled[0]}), which can run code when read; convert them once "
+            f"with transformers: AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)"
         )
     raise CheckpointError(f"{folder}: no *.safetensors file; a parent is a folder that transformers can load")

@@ -21,7 +21,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 def cache_folder() -> Path:
-    """Return where evomerge keeps what it can make again: ``$EVOMERGE_CACHE``, else a folder of the user's cache."""
+    """Return where evomerge keeps what it can make again: ``$EVOMERGE_CACHE``, or in the user's cache."""
     if chosen := os.environ.get("EVOMERGE_CACHE"):
         return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "evomerge"
@@ -52,7 +52,7 @@ def resolve(reference: str, *, offline: bool = False, base_folder: Path | None =
         return _zoo_model(reference)
     if "+" in reference:
         raise CheckpointError(
-            f"{reference!r}: LoRA adapters ('base+adapter') are not supported yet; merge the adapter into its base"
+            f"{reference!r}: LoRA adapters are not supported yet; merge it into its base and save that"
         )
     name, _, revision = reference.partition("@")
     if not _HUB_ID.fullmatch(name):

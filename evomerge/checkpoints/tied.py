@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from evomerge.checkpoints.checkpoint import Checkpoint
@@ -29,14 +31,14 @@ def _pairs_of_class(checkpoint: Checkpoint) -> dict[str, str]:
     import transformers
 
     names = checkpoint.config.get("architectures") or [""]
-    model_class = getattr(transformers, names[0], None)
+    model_class: Any = getattr(transformers, names[0], None)
     keys = getattr(model_class, "_tied_weights_keys", None)
     if not isinstance(keys, dict) or not _config_ties(checkpoint, model_class):
         return {}
     return {alias: source for alias, source in keys.items() if isinstance(source, str)}
 
 
-def _config_ties(checkpoint: Checkpoint, model_class: type) -> bool:
+def _config_ties(checkpoint: Checkpoint, model_class: Any) -> bool:
     """Whether the config ties, with the default of its class where the file does not say."""
     if "tie_word_embeddings" in checkpoint.config:
         return bool(checkpoint.config["tie_word_embeddings"])

@@ -64,7 +64,7 @@ def compare_tokenizers(checkpoints: Sequence[Checkpoint]) -> TokenizerComparison
 
 
 def vocab_size(checkpoint: Checkpoint) -> int | None:
-    """Return the rows that the config gives the embedding (may be more than there are tokens), None if unsaid."""
+    """Return the rows that the config gives the embedding (often more than tokens), None if unsaid."""
     config: Mapping[str, Any] = checkpoint.config
     return config.get("vocab_size", config.get("text_config", {}).get("vocab_size"))
 

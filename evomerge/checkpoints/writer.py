@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import torch
 
@@ -92,11 +93,11 @@ class CheckpointWriter:
                 f"tensor {name!r} ({tuple(tensor.shape)}, {tensor.dtype}) was announced as {spec}"
             )
         file, position = self._positions[name]
-        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        data: Any = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         try:
             with file.open("r+b") as stream:
                 stream.seek(position)
-                stream.write(data.numpy())
+                stream.write(data)
         except OSError as error:
             raise ExportError(
                 f"{file}: writing failed: {error.strerror}; nothing was left at {self.out}"

@@ -133,7 +133,7 @@ class LiveDisplay:
         self._references: Sequence[ReferenceRow] = ()
         self._progress = Progress(done=0, budget=0)
         self._last_failure = ""
-        self._live = Live(console=console, get_renderable=self._view, refresh_per_second=4, transient=True)
+        self._live = Live(console=console, get_renderable=self.view, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> LiveDisplay:
         self._live.start()
@@ -174,7 +174,8 @@ class LiveDisplay:
         self._live.stop()
         self._console.print(Text(summary_line, style="bold"))
 
-    def _view(self) -> RenderableType:
+    def view(self) -> RenderableType:
+        """Return what the terminal shows now."""
         progress = self._progress
         parts: list[RenderableType] = [self._head(progress)]
         if self._objectives:

@@ -80,8 +80,13 @@ class Journal:
         _repair(path)
         directions = [objective.direction for objective in objectives]
         with _readable(path):
-            study = optuna.create_study(
-                study_name=name, storage=_storage(path), directions=directions, load_if_exists=True
+            storage = _storage(path)
+            # `load_if_exists` would add a line to the journal at each resume.
+            known = name in optuna.get_all_study_names(storage)
+            study = (
+                optuna.load_study(study_name=name, storage=storage)
+                if known
+                else optuna.create_study(study_name=name, storage=storage, directions=directions)
             )
         return cls(study, path, objectives)
 

@@ -21,7 +21,8 @@ from evomerge.checkpoints import zoo_folder
 from evomerge.errors import FitnessError, UnknownNameError, suggest
 from evomerge.library import SUFFIXES, entries, find
 
-NAME_LINE = re.compile(rb"^(task|group|tag):[ \t]*[\"']?([^\s\"'\[#]+)", re.MULTILINE)
+NAME_LINE = re.compile(rb"""^["']?(task|group|tag)["']?:[ \t]*["']?([^\s"'\[#]+)""", re.MULTILINE)
+TAG_LIST = re.compile(rb"""^["']?tag["']?:[ \t]*\n((?:[ \t]*-.*\n?)+)""", re.MULTILINE)
 NOT_FIELDS = ("tag", "group", "task_list", "class")
 
 
@@ -73,8 +74,17 @@ def shipped_names() -> Mapping[str, Mapping[str, list[Path]]]:
     names: dict[str, dict[str, list[Path]]] = {}
     for folder, _, files in os.walk(Path(lm_eval.__file__).parent / "tasks"):
         for path in (Path(folder, file) for file in files if file.endswith(SUFFIXES)):
-            for kind, name in NAME_LINE.findall(path.read_bytes()):
-                names.setdefault(name.decode(), {}).setdefault(kind.decode(), []).append(path)
+            for kind, name in _declared(path):
+                names.setdefault(name, {}).setdefault(kind, []).append(path)
+    return names
+
+
+def _declared(path: Path) -> list[tuple[str, str]]:
+    """Return (kind, name) of what a file of lm-eval's declares, without parsing its YAML."""
+    text = path.read_bytes()
+    names = [(kind.decode(), name.decode()) for kind, name in NAME_LINE.findall(text)]
+    for lines in TAG_LIST.findall(text):
+        names += [("tag", line.strip(" -\"'\t")) for line in lines.decode().splitlines()]
     return names
 
 
@@ -94,8 +104,7 @@ def _tasks_in(name: str) -> list[str]:
             for task in _tasks_in(member)
         ]
     if "tag" in kinds and "task" not in kinds:
-        lines = [NAME_LINE.findall(path.read_bytes()) for path in kinds["tag"]]
-        return [found.decode() for file in lines for kind, found in file if kind == b"task"]
+        return [found for path in kinds["tag"] for kind, found in _declared(path) if kind == "task"]
     return [name]
 
 

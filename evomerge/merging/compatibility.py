@@ -16,7 +16,7 @@ _SHOWN = 3
 
 
 def config_problems(checkpoints: Sequence[Checkpoint]) -> list[Problem]:
-    """Return where configs differ so that one model cannot hold both models' weights (architecture, heads, RoPE)."""
+    """Return where configs differ in what the same weights compute: architecture, heads, rotations."""
     found = [problem for checkpoint in checkpoints for problem in _quantised(checkpoint)]
     first, *others = checkpoints
     for other in others:
@@ -27,13 +27,13 @@ def config_problems(checkpoints: Sequence[Checkpoint]) -> list[Problem]:
                 found.append(Problem(what, other.name, "merge models of one architecture and base"))
         if rope(first.config) != rope(other.config):
             what = f"rotary embeddings differ: {_show(first)} in {first.name}, {_show(other)} in {other.name}"
-            hint = "weights learnt for one rotation do not fit another; use models of one base and context extension"
+            hint = "weights learnt for one rotation do not fit another; use models of one base"
             found.append(Problem(what, other.name, hint))
     return found
 
 
 def rope(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the rotary parameters of a config, old (``rope_theta``, ``rope_scaling``) or new (``rope_parameters``)."""
+    """Return a config's rotary parameters, whether written as ``rope_theta`` or ``rope_parameters``."""
     parameters = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
     if "type" in parameters:
         parameters["rope_type"] = parameters.pop("type")
@@ -52,7 +52,7 @@ def tokenizer_problems(checkpoints: Sequence[Checkpoint]) -> list[Problem]:
     if comparison.kind == "identical":
         return []
     if comparison.kind == "padding":
-        hint = "the tokens agree, only padding rows differ; resize the embeddings to one size and save the model again"
+        hint = "the tokens agree, only padding rows differ; resize the embeddings to one size and save again"
     else:
         hint = (
             "only models with one vocabulary can be merged so far; choose parents that share their tokenizer"
@@ -65,7 +65,7 @@ def shape_problems(name: str, shapes: Mapping[str, tuple[int, ...]]) -> list[Pro
     (first, expected), *others = shapes.items()
     hint = "every parent must have the base's shapes; was this model fine-tuned from the same base?"
     if any(word in name for word in _VOCABULARY):
-        hint = "vocabularies of different size cannot be merged so far; choose parents that share their tokenizer"
+        hint = "vocabularies must have one size so far; choose parents that share their tokenizer"
     return [
         Problem(f"tensor {name} is {_times(expected)} in {first}, {_times(shape)} in {other}", other, hint)
         for other, shape in others

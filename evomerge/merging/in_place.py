@@ -33,8 +33,8 @@ class InPlaceMerger:
     Args:
         parents: every model that the recipes may name.
         base: reference of the parent whose config, tokenizer and generation config the model has.
-        dtype: of the resident model ("float32", "bfloat16", "float16"); the base checkpoint's by default. Weights equal
-            those of `merge_to_folder` bit for bit where this dtype holds the recipe's.
+        dtype: of the resident model ("float32", "bfloat16", "float16"); the base checkpoint's by default. The
+            weights equal those of `merge_to_folder` bit for bit if this dtype holds the recipe's.
         device: where the model lives. Merging itself runs on the CPU.
         prepared_bytes: memory for what depends on the parents alone and is kept between merges.
 
@@ -66,7 +66,8 @@ class InPlaceMerger:
             self._config.tie_word_embeddings = False
         names = parents.tensor_names(references)[base]
         tensors = {name: parents.tensor(base, name) for name in names}
-        self.model = self._build(tensors).to(device)
+        built: Any = self._build(tensors)  # its stubs do not know that `to` takes a name
+        self.model: PreTrainedModel = built.to(device)
         if (folder / GENERATION_CONFIG).is_file():
             self.model.generation_config = GenerationConfig.from_pretrained(folder)
         has_tokenizer = any((folder / name).is_file() for name in TOKENIZER_FILES)
@@ -101,7 +102,7 @@ class InPlaceMerger:
             )
 
     def _copy_tied(self, written: set[str]) -> None:
-        """Give names that are untied in the resident model, but tied in all of the recipe's parents, their weights."""
+        """Fill names that are untied in the resident model, but tied in all of the recipe's parents."""
         targets = self._targets or {}
         for pairs in self._parents.tied.values():
             for alias in sorted(set(pairs) & set(targets) - written):
@@ -152,7 +153,7 @@ def _usual_dtype(parents: Parents, base: str) -> torch.dtype:
 
 
 def _targets(model: PreTrainedModel, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:
-    """Return checkpoint name → the model's own tensor; None unless they correspond one to one, by name and value."""
+    """Return checkpoint name → the model's tensor; None unless all correspond by name and value."""
     state = model.state_dict(keep_vars=True)
     found: dict[str, torch.Tensor] = {}
     for name, tensor in tensors.items():

@@ -202,8 +202,8 @@ def merge_method(
         found = list(inspect.signature(function).parameters)
         if sorted(found) != sorted(expected):
             raise EvomergeError(
-                f"merge method {name!r}: {function.__qualname__} in {inspect.getsourcefile(function)} takes {found}, "
-                f"its registration says {expected}"
+                f"merge method {name!r}: {function.__qualname__} in {inspect.getsourcefile(function)} "
+                f"takes {found}, its registration says {expected}"
             )
         METHODS.add(name, method, origin=function.__module__)
         return method

@@ -90,7 +90,7 @@ class Parents:
         return {reference: tied_tensors(checkpoint) for reference, checkpoint in self.checkpoints.items()}
 
     def untied(self, references: Sequence[str]) -> frozenset[str]:
-        """Return the names that some of these models tie and others store: the merged model must untie them."""
+        """Return the names that some of these models tie and others store: a merge of them is untied."""
         aliases = {alias for reference in references for alias in self.tied[reference]}
         return frozenset(
             alias

@@ -4,9 +4,9 @@ parameters.
 Legend: δᵢ task vector of model i, wᵢ its weight, λ the factor on the merged task vector.
 
 Precision: task vectors are kept in the dtype that the merge is computed for, sums are float32, and the result
-    is rounded once. Which entries survive a trim and which sign wins an election is decided on values rounded
-    to that dtype, as mergekit decides it: in bfloat16 equal magnitudes and cancelling sums are common, and
-    the choice is a whole task vector's entry, not a rounding error.
+is rounded once. Which entries survive a trim and which sign wins an election is decided on values rounded to
+that dtype, as mergekit decides it: in bfloat16 equal magnitudes and cancelling sums are common, and what the
+choice changes is a whole entry of a task vector, not a rounding error.
 """
 
 from __future__ import annotations

@@ -57,7 +57,8 @@ def merge_tensor(
     tensors = {model: tensor.to(dtype) for model, tensor in tensors.items()}
     start = tensors.pop(base) if base is not None else None
     if not tensors or (start is None and len(tensors) < method.min_models):
-        return next(iter(tensors.values()), start).to(out_dtype)
+        alone = start if start is not None else next(iter(tensors.values()))
+        return alone.to(out_dtype)
     others = list(tensors.values())
     values = _values(recipe, method, step, list(tensors))
     seeds = _seeds(recipe, step, list(tensors)) if method.randomised else None
@@ -85,7 +86,7 @@ def _seeds(recipe: Recipe, step: Step, models: Sequence[str]) -> tuple[int, ...]
 
 
 def seed_of(seed: int, tensor: str, reference: str) -> int:
-    """Return the seed of one model's random draws for one tensor: 63 bits of a SHA-256 of these three and no more."""
+    """Return the seed of one model's draws for one tensor: 63 bits of a SHA-256 of these three alone."""
     digest = hashlib.sha256(f"{seed}\0{tensor}\0{reference}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 

@@ -90,7 +90,7 @@ def _write_companions(recipe: Recipe, parents: Parents, specs: list[TensorSpec],
 
 
 def output_config(recipe: Recipe, parents: Parents, specs: list[TensorSpec]) -> dict[str, Any]:
-    """Return the merged model's config: the base's (or first model's), with dtype, depth and ties put right."""
+    """Return the merged model's config: the base's (or first model's), dtype, depth and ties put right."""
     donor = parents[recipe.base_model or recipe.parents()[0]]
     config = {name: value for name, value in donor.config.items() if name != "_name_or_path"}
     sizes: Counter[torch.dtype] = Counter()
@@ -105,7 +105,7 @@ def output_config(recipe: Recipe, parents: Parents, specs: list[TensorSpec]) -> 
 
 
 def _depth(recipe: Recipe, parents: Parents, config: dict[str, Any], layers: int) -> dict[str, Any]:
-    """Return the config's fields that say how many layers there are, and those that list something for each."""
+    """Return the config's fields that say how many layers there are or list something for each."""
     sources: dict[int, tuple[str, int]] = {}
     for step in parents.plan(recipe):
         model, tensor = next(iter(step.inputs.items()))

@@ -53,14 +53,13 @@ class _Point:
 
 
 def front_figures(summary: RunSummary) -> tuple[go.Figure, go.Figure | None]:
-    """Return the plot on the search items and, once there is one, on the confirmation items; the axes agree.
+    """Return the plot on the search items and, once there is one, on the confirmation items.
 
     With more than two objectives a menu on each figure chooses the pair that is drawn.
     """
     searched, confirmed = _searched(summary), _confirmed(summary)
-    ranges = {o.name: _axis(searched + confirmed, o.name) for o in summary.objectives}
-    second = _plane(confirmed, summary.objectives, ranges) if confirmed else None
-    return _plane(searched, summary.objectives, ranges), second
+    second = _plane(confirmed, summary.objectives) if confirmed else None
+    return _plane(searched, summary.objectives), second
 
 
 def profile_figure(summary: RunSummary) -> go.Figure:
@@ -131,7 +130,8 @@ def _axis(points: Sequence[_Point], name: str) -> tuple[float, float]:
     return padded([v - low for v, (low, _) in ends] + [v + high for v, (_, high) in ends], 0.1)
 
 
-def _plane(points: Sequence[_Point], objectives: Sequence[ObjectiveInfo], ranges: Ranges) -> go.Figure:
+def _plane(points: Sequence[_Point], objectives: Sequence[ObjectiveInfo]) -> go.Figure:
+    ranges = {objective.name: _axis(points, objective.name) for objective in objectives}
     pairs = list(itertools.combinations(objectives, 2))
     grouped = [(name, [p for p in points if p.belongs(name)]) for name in _GROUPS]
     groups = [(name, _sorted(members, objectives)) for name, members in grouped if members]
@@ -191,8 +191,10 @@ def _columns(groups: Sequence[Sequence[_Point]], pair: Pair) -> Iterator[tuple[s
 def _error_bars(points: Sequence[_Point], name: str) -> dict[str, Any]:
     reaches = [point.reach(name) for point in points]
     below, above = [low for low, _ in reaches], [high for _, high in reaches]
+    crowded = any(point.group == "front" for point in points)
     return {
         "type": "data", "symmetric": False, "arrayminus": below, "array": above, "thickness": 1, "width": 3,
+        "color": "rgba(47,111,214,0.25)" if crowded else _GROUPS[points[0].group]["color"],
     }  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from pygments.lexers import YamlLexer
 
 from evomerge.reports import wording
 from evomerge.reports.front_plots import front_figures, profile_figure
-from evomerge.reports.importance import FEWEST_TRIALS, GeneImportance, importance, over_depth
+from evomerge.reports.importance import FEWEST_TRIALS, GeneImportance, importance, over_depth, without_depth
 from evomerge.reports.plots import (
     TOP_GENES,
     depth_figure,
@@ -206,11 +206,12 @@ def _winner(summary: RunSummary, figures: Figures) -> dict[str, Any] | None:
         return None
     numeric = {name: float(value) for name, value in trial.genome.items() if not isinstance(value, str)}
     table = over_depth(numeric)
+    others = numeric if table is None else without_depth(numeric)
     drawn = []
     if table is not None:
         drawn.append(figures.add("winner-depth", depth_figure(table, share=False)))
-    elif numeric:
-        drawn.append(figures.add("winner-genes", genome_figure(trial)))
+    if others:
+        drawn.append(figures.add("winner-genes", genome_figure(others)))
     return {"number": trial.number, "figures": drawn}
 
 

@@ -34,7 +34,7 @@ MOST_TRIALS = 500  # the forest's cost grows with the trials: 500 take about two
 TREES, DEPTH = 16, 8
 MEAN = "mean of objectives"
 
-_DEPTH = re.compile(r"\.(layer|block|knot|point)(\d+)(?=\.|$)")
+_DEPTH = re.compile(r"\.(?:(layer|block)(\d+)|outside)(?=\.|$)")
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class DepthTable:
 
     axis: str
     rows: tuple[str, ...]
-    columns: tuple[int, ...]
+    columns: tuple[str, ...]
     values: tuple[tuple[float, ...], ...]
 
 
@@ -170,18 +170,26 @@ def _trend(gene: str, trials: Sequence[TrialRow], target: np.ndarray) -> float |
 def over_depth(values: Mapping[str, float]) -> DepthTable | None:
     """Arrange genes named ``parent.parameter.layerN.group`` as family × depth, in the order of their genome.
 
-    Genes without a depth are left out; None when there are fewer than two depths.
+    What is ``outside`` the layers comes last; genes with no depth at all are left out. None when there are
+    fewer than two depths.
     """
-    found = [(_DEPTH.search(gene), gene, value) for gene, value in values.items()]
+    found = [(gene, _DEPTH.search(gene), value) for gene, value in values.items()]
     cells = {
-        (gene[: match.start()] + gene[match.end() :], int(match[2])): value
-        for match, gene, value in found
+        (gene[: match.start()] + gene[match.end() :], match[2] or "outside"): value
+        for gene, match, value in found
         if match is not None
     }
-    columns = tuple(sorted({depth for _, depth in cells}))
-    if len(columns) < 2:
+    columns = sorted(
+        {column for _, column in cells}, key=lambda column: (not column.isdigit(), column.zfill(9))
+    )
+    axis = next((match[1] for _, match, _ in found if match is not None and match[1]), None)
+    if len(columns) < 2 or axis is None:
         return None
-    axis = next(match[1] for match, _, _ in found if match is not None)
     rows = tuple(dict.fromkeys(row for row, _ in cells))
     table = tuple(tuple(cells.get((row, column), math.nan) for column in columns) for row in rows)
-    return DepthTable(axis, rows, columns, table)
+    return DepthTable(axis, rows, tuple(columns), table)
+
+
+def without_depth(values: Mapping[str, float]) -> dict[str, float]:
+    """Return the genes that ``over_depth`` leaves out."""
+    return {gene: value for gene, value in values.items() if _DEPTH.search(gene) is None}

@@ -9,14 +9,14 @@ from __future__ import annotations
 import html
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
 
 from evomerge.reports import wording
 from evomerge.reports.importance import DepthTable, GeneImportance
-from evomerge.reports.summary import ObjectiveInfo, RunSummary, TrialRow
+from evomerge.reports.summary import ObjectiveInfo, RunSummary
 
 COLOURS = {
     "trial": "#8fb3e8",
@@ -120,13 +120,13 @@ def _trend_colour(trend: float | None) -> str:
     )
 
 
-def genome_figure(trial: TrialRow) -> go.Figure:
-    """Return a trial's numeric genes as bars."""
-    genes = [(name, value) for name, value in trial.genome.items() if not isinstance(value, str)]
+def genome_figure(values: Mapping[str, float]) -> go.Figure:
+    """Return numeric genes as bars."""
+    genes = list(values.items())
     figure = go.Figure(
         go.Bar(
             x=[value for _, value in genes], y=[html.escape(name) for name, _ in genes], orientation="h",
-            text=[wording.number(float(value)) for _, value in genes], textposition="outside",
+            text=[wording.number(value) for _, value in genes], textposition="outside",
             cliponaxis=False, marker={"color": COLOURS["front"]},
             hovertemplate="%{y}: %{x:.6g}<extra></extra>",
         )
@@ -140,7 +140,7 @@ def depth_figure(table: DepthTable, *, share: bool) -> go.Figure:
     figure = go.Figure(
         go.Heatmap(
             z=[[None if math.isnan(value) else value for value in row] for row in table.values],
-            x=[str(column) for column in table.columns], y=[html.escape(row) for row in table.rows],
+            x=list(table.columns), y=[html.escape(row) for row in table.rows],
             xgap=1, ygap=1,
             zmin=0 if share else None, colorscale=_SHARES if share else "Viridis",
             colorbar={"thickness": 10, "tickformat": ".1%" if share else ""},

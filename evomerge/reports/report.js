@@ -1,7 +1,7 @@
 "use strict";
 (function () {
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
-  const axis = (line) => ({ gridcolor: line, linecolor: line, zerolinecolor: line, automargin: true });
+  const axis = (line) => ({ gridcolor: line, linecolor: line, zerolinecolor: line, automargin: true, exponentformat: "power" });
   function template(isDark) {
     const ink = isDark ? "#e6e8ec" : "#1b1f27", line = isDark ? "#2d333d" : "#e6e8ec", card = isDark ? "#1a1e25" : "#ffffff";
     return {

@@ -59,7 +59,7 @@ def front_table(
     confirmed: Sequence[ConfirmedRow] = (),
     title: str = "Front",
 ) -> Table:
-    """Return the trials with their objectives, the best of each column marked, best mean rank first.
+    """Return the trials with their objectives, the best of each column marked: the pick, then by mean rank.
 
     Args:
         trials: complete trials (usually the front).
@@ -69,7 +69,7 @@ def front_table(
         confirmed: rows that add the confirmed mean as a last column.
         title: table title.
     """
-    shown = by_mean_rank(trials, objectives)
+    shown = sorted(by_mean_rank(trials, objectives), key=lambda trial: trial.number != pick)
     means = {row.trial: row.mean for row in confirmed if row.trial is not None}
     table = _table(title)
     table.add_column("trial", justify="right", no_wrap=True)

@@ -22,11 +22,6 @@ def number(value: float) -> str:
     return text.replace("-", "−")
 
 
-def signed(value: float) -> str:
-    """Return a difference with its sign: ``+0.031``."""
-    return f"+{number(value)}" if value > 0 else number(value)
-
-
 def ends(interval: Interval) -> str:
     """Return the ends of an interval, short enough for a table cell: ``0.68–0.74``."""
     between = " to " if interval.low < 0 else "–"
@@ -67,7 +62,7 @@ def verdict(summary: RunSummary, comparison: Comparison) -> str:
     """Return one comparison as a sentence about the winner, without its full stop."""
     winner, against = _winner_name(summary), rival(summary, comparison)
     difference = comparison.difference
-    numbers = f"{signed(difference.value)} {ends_exact(difference)}, {p_value(comparison.p_value)}"
+    numbers = f"{change(difference)}, {p_value(comparison.p_value)}"
     if comparison.beats:
         return f"{winner} beats {against} by {numbers}"
     if comparison.loses:
@@ -93,9 +88,12 @@ def _winner_name(summary: RunSummary) -> str:
     return capital(summary.winner.label) if summary.winner else "The winner"
 
 
-def ends_exact(interval: Interval) -> str:
-    """Return the 95% interval of a difference, to three decimals and with signs."""
-    return f"[{signed(interval.low)}, {signed(interval.high)}]"
+def change(difference: Interval) -> str:
+    """Return a difference with signs: ``+0.031 [+0.006, +0.055]``; an end near zero gets a fourth decimal."""
+    numbers = (difference.value, difference.low, difference.high)
+    decimals = 4 if any(value != 0 and abs(value) < 0.0005 for value in numbers) else 3
+    value, low, high = (f"{value:+.{decimals}f}".replace("-", "−") for value in numbers)
+    return f"{value} [{low}, {high}]"
 
 
 def headline(summary: RunSummary) -> str:

@@ -9,7 +9,8 @@ run is resumed by asking and telling a new searcher the journal's trials again.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -169,10 +170,9 @@ def build_searcher(
 
 
 def _gene_problems(genes: Sequence[Gene]) -> list[Problem]:
-    names = [gene.name for gene in genes]
     problems = [
         Problem(f"the gene {name!r} occurs twice", "search space", "give each gene its own name")
-        for name in sorted({name for name in names if names.count(name) > 1})
+        for name in _repeated(gene.name for gene in genes)
     ]
     for gene in genes:
         if isinstance(gene, (FloatGene, IntGene)):
@@ -189,6 +189,10 @@ def _gene_problems(genes: Sequence[Gene]) -> list[Problem]:
     return problems
 
 
+def _repeated(names: Iterable[str]) -> list[str]:
+    return [name for name, count in Counter(names).items() if count > 1]
+
+
 def _is_constant(gene: Gene) -> bool:
     return gene.low == gene.high if isinstance(gene, (FloatGene, IntGene)) else len(gene.choices) == 1
 
@@ -196,10 +200,9 @@ def _is_constant(gene: Gene) -> bool:
 def _objective_problems(objectives: Sequence[ObjectiveSpec], multi_objective: bool) -> list[Problem]:
     if not objectives:
         return [Problem("a search needs at least one objective", "objectives")]
-    names = [objective.name for objective in objectives]
     problems = [
         Problem(f"two objectives have the name {name!r}", "objectives", "give each objective its own `name`")
-        for name in sorted({name for name in names if names.count(name) > 1})
+        for name in _repeated(objective.name for objective in objectives)
     ]
     weights = [objective.weight for objective in objectives]
     if not all(math.isfinite(weight) and weight >= 0 for weight in weights):

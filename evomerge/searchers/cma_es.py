@@ -141,7 +141,7 @@ class CmaEsSearcher:
             # The default from 300 dimensions on, two-point adaptation, checks itself with global random
             # numbers.
             "AdaptSigma": CMAAdaptSigmaCSA,
-            "tolflatfitness": FLAT_GENERATIONS * (2 if integers else 1),
+            "tolflatfitness": FLAT_GENERATIONS,
             "signals_filename": "",
             "verbose": -9,
             "verb_log": 0,

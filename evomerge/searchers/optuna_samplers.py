@@ -33,7 +33,7 @@ class OptunaConfig(SearcherConfig):
     @classmethod
     def _is_usable(cls, sampler: str) -> str:
         if sampler in REFUSED:
-            raise ValueError(f"Optuna's {sampler} cannot be used here, as {REFUSED[sampler]}")
+            raise ValueError(f"the sampler {sampler} of Optuna's cannot be used here: {REFUSED[sampler]}")
         if sampler not in samplers():
             raise ValueError(f"unknown Optuna sampler {sampler!r}; {suggest(sampler, samplers())}")
         return sampler

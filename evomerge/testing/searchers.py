@@ -86,7 +86,7 @@ def drive(searcher: Searcher, evaluate: Evaluate, trials: int, in_flight: int = 
 
 
 def trace(request: str) -> str:
-    """Return, as JSON, the genomes of the search that ``request`` describes: [module, config, trials] as JSON."""
+    """Return, as JSON, the genomes of the search that ``request`` asks for: ``[module, config, trials]``."""
     module, config, trials = json.loads(request)
     importlib.import_module(module)
     searcher = build_searcher(read_searcher(config), MIXED, OBJECTIVES, trials)
@@ -104,7 +104,7 @@ class SearcherTestCase:
 
     trials = 40
 
-    @pytest.fixture()
+    @pytest.fixture
     def config(self) -> SearcherConfig:
         """The config under test: override this."""
         raise NotImplementedError("override the fixture `config`")
@@ -179,7 +179,8 @@ class SearcherTestCase:
             np.random.set_state(saved[1])
 
     @pytest.fixture(scope="class")
-    def other_processes(self) -> Iterator[list[subprocess.Popen[str]]]:
+    @classmethod
+    def other_processes(cls) -> Iterator[list[subprocess.Popen[str]]]:
         """Three processes that differ in string hashes and in threads of linear algebra."""
         processes = [_start_server(hash_seed, threads) for hash_seed, threads in ((1, 1), (2, 2), (3, 4))]
         yield processes

@@ -411,7 +411,7 @@ def test_problems_of_an_inline_search_space_have_the_experiments_lines() -> None
 
 
 def test_filters_fall_back_on_whole_names_where_no_substring_tells_parts_apart() -> None:
-    parts = [["layers.1.a.w", "layers.11.b.w"], ["layers.11.a.w", "layers.1.b.w"]]
+    parts = [["layers.1.a.w", "layers.11.b.w", "x.layers.1.b.w"], ["layers.11.a.w", "layers.1.b.w"]]
     filters = choose_filters(parts)
     for index, names in enumerate(parts):
         for name in names:

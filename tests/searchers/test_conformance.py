@@ -28,11 +28,11 @@ class TestShippedSearchers(SearcherTestCase):
 class TestGaussianProcess(SearcherTestCase):
     trials = 12  # ten random trials, then two from the Gaussian process
 
-    @pytest.fixture()
+    @pytest.fixture
     def config(self):
         return read_searcher({"kind": "optuna", "sampler": "GPSampler"})
 
-    @pytest.fixture()
+    @pytest.fixture
     def genes(self):
         return SPACES["floats"]
 

@@ -61,7 +61,7 @@ def _draw(shape: torch.Size, seed: int) -> torch.Tensor:
 
 
 def drop(drawn: DrawnVector, density: float, rescale: bool) -> torch.Tensor:
-    """Return the vector with each entry kept with probability ``density``, divided by it if ``rescale``; float32."""
+    """Return the vector with each entry kept at probability ``density``, over it if ``rescale``; float32."""
     if density >= 1:
         return drawn.vector.float()
     kept = torch.lt(drawn.draw, density, out=torch.empty_like(drawn.draw)).mul_(drawn.vector)
@@ -107,9 +107,13 @@ def dare_linear(
     "dare_ties",
     parameters=_parameters(False),
     summary="drops task-vector entries at random, rescales the rest, then elects signs as TIES does",
-    paper="Yu et al. 2024, https://arxiv.org/abs/2311.03099; Yadav et al. 2023,
-    https://arxiv.org/abs/2306.01708", formula="θ₀ + λ Σ_{i∈A} wᵢ δ̃ᵢ,  δ̃ᵢ as in dare_linear,  A as in ties",
-    needs_base=True, kind="elementwise", randomised=True, prepare=drawn_vectors, ignored=("int8_mask",),
+    paper="Yu et al. 2024, https://arxiv.org/abs/2311.03099",
+    formula="θ₀ + λ Σ_{i∈A} wᵢ δ̃ᵢ,  δ̃ᵢ as in dare_linear,  A as in ties",
+    needs_base=True,
+    kind="elementwise",
+    randomised=True,
+    prepare=drawn_vectors,
+    ignored=("int8_mask",),
 )
 def dare_ties(
     tensors: Sequence[torch.Tensor],

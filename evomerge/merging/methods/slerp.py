@@ -13,8 +13,9 @@ import torch
 
 from evomerge.merging.method import Parameter, merge_method
 
-COLINEAR = 0.9995  # |cos θ| above which directions are taken for parallel and interpolated linearly
-(mergekit's bound) TINY = 1e-8  # a norm below this is no direction CHUNK = 1 << 20
+COLINEAR = 0.9995  # |cos θ| above which directions count as parallel and are interpolated linearly
+TINY = 1e-8  # a norm below this is no direction (both bounds are mergekit's)
+CHUNK = 1 << 20
 
 T = Parameter(
     "t",

@@ -50,7 +50,7 @@ def _rank(vector: torch.Tensor) -> torch.Tensor:
 
 
 def trim(ranked: RankedVector, density: float) -> torch.Tensor:
-    """Return the vector with all but the ``density`` largest magnitudes set to zero; at least one is kept if > 0."""
+    """Return the vector without all but its share ``density`` of largest entries; at least one if > 0."""
     vector, rank = ranked
     if density >= 1 or vector.numel() == 0:
         return vector
@@ -84,8 +84,11 @@ def rescaled(vector: torch.Tensor, trimmed: torch.Tensor) -> torch.Tensor:
     ),
     summary="trims task vectors, elects a sign per entry, averages the entries that agree",
     paper="Yadav et al. 2023, https://arxiv.org/abs/2306.01708",
-    formula="θ₀ + λ Σ_{i∈A} wᵢ δ̂ᵢ / Σ_{i∈A} wᵢ,  A = {i : sign(wᵢ δ̂ᵢ) = sign(Σ wⱼ δ̂ⱼ)},  δ̂ = top-density
-    entries of δ", needs_base=True, kind="tensor", prepare=ranked_vectors, ignored=("int8_mask",),
+    formula="θ₀ + λ Σ_{i∈A} wᵢ δ̂ᵢ / Σ_{i∈A} wᵢ,  A = {i : sign(wᵢ δ̂ᵢ) = sign(Σ wⱼ δ̂ⱼ)},  δ̂ = trimmed δ",
+    needs_base=True,
+    kind="tensor",
+    prepare=ranked_vectors,
+    ignored=("int8_mask",),
 )
 def ties(
     tensors: Sequence[torch.Tensor],

@@ -1,0 +1,157 @@
+"""What any merge method must pass. Subclass ``MergeMethodTestCase`` and give its ``method`` fixture your methods.
+
+    class TestMine(MergeMethodTestCase):
+        @pytest.fixture
+        def method(self):
+            return METHODS["mine"]
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from evomerge.merging import MergeMethod
+from evomerge.merging.method import Parameter
+
+SHAPE = (12, 10)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def draw(count: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+    """Return ``count`` tensors of normal numbers."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(SHAPE, generator=generator).to(dtype) for _ in range(count)]
+
+
+def others(method: MergeMethod) -> int:
+    """Return how many tensors to give the method beside the base: three, or as many as it takes."""
+    taken = 1 if method.needs_base else 0
+    most = 3 if method.max_models is None else method.max_models - taken
+    return max(1, min(3, most))
+
+
+def inputs(method: MergeMethod, seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+    """Return tensors, base and seeds to call the method with."""
+    base, *tensors = draw(1 + others(method), seed, dtype)
+    seeds = tuple(range(len(tensors))) if method.randomised else None
+    return {"tensors": tensors, "base": base if method.needs_base else None, "seeds": seeds}
+
+
+def middle(parameter: Parameter) -> float | bool:
+    """Return a value inside the range that a search would use; a switch keeps its default."""
+    return parameter.default if parameter.kind == "bool" else (parameter.low + parameter.high) / 2
+
+
+def values(method: MergeMethod) -> dict[str, float | bool]:
+    """Return a value for every parameter of the method, the same for all models."""
+    return {parameter.name: middle(parameter) for parameter in method.parameters}
+
+
+class MergeMethodTestCase:
+    """Laws of merge methods; each test takes the ``method`` fixture."""
+
+    @pytest.fixture
+    def method(self) -> MergeMethod:
+        """The method under test: override this."""
+        raise NotImplementedError("override the fixture `method`")
+
+    def test_registration_is_documented(self, method: MergeMethod) -> None:
+        assert method.summary
+        assert method.paper
+        assert method.formula
+        assert all(parameter.description for parameter in method.parameters)
+
+    def test_default_lies_in_the_range_worth_searching(self, method: MergeMethod) -> None:
+        for parameter in method.parameters:
+            assert parameter.low <= parameter.default <= parameter.high
+            assert parameter.minimum is None or parameter.minimum <= parameter.low
+            assert parameter.maximum is None or parameter.high <= parameter.maximum
+
+    @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+    def test_shape_is_kept_and_the_result_is_as_precise_as_the_inputs(
+        self, method: MergeMethod, dtype: torch.dtype
+    ) -> None:
+        merged = method(**inputs(method, dtype=dtype), **values(method))
+        assert merged.shape == SHAPE
+        assert merged.dtype in (dtype, torch.float32)
+        assert merged.isfinite().all()
+
+    def test_inputs_are_not_written_to(self, method: MergeMethod) -> None:
+        given, untouched = inputs(method), inputs(method)
+        method(**given, **values(method))
+        assert all(map(torch.equal, given["tensors"], untouched["tensors"]))
+        assert given["base"] is None or torch.equal(given["base"], untouched["base"])
+
+    def test_same_call_gives_the_same_bits(self, method: MergeMethod) -> None:
+        first, second = (method(**inputs(method), **values(method)) for _ in range(2))
+        assert torch.equal(first, second)
+
+    def test_global_random_state_is_neither_read_nor_written(self, method: MergeMethod) -> None:
+        before = torch.get_rng_state()
+        first = method(**inputs(method), **values(method))
+        assert torch.equal(torch.get_rng_state(), before)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(99)
+            assert torch.equal(method(**inputs(method), **values(method)), first)
+
+    def test_what_is_prepared_changes_no_bit(self, method: MergeMethod) -> None:
+        given = inputs(method)
+        prepared = method.prepared_for(given["tensors"], given["base"], given["seeds"])
+        again = [method(**given, prepared=prepared, **values(method)) for _ in range(2)]
+        assert torch.equal(again[0], method(**given, **values(method)))
+        assert torch.equal(again[0], again[1])  # the first call left the preparation as it was
+
+    def test_identical_models_give_that_model(self, method: MergeMethod) -> None:
+        given = inputs(method)
+        tensor = given["tensors"][0]
+        given["tensors"] = [tensor] * len(given["tensors"])
+        given["base"] = tensor if method.needs_base else None
+        settings = {**values(method), **{p.name: p.default for p in method.parameters if not p.required}}
+        assert torch.allclose(method(**given, **settings).float(), tensor, atol=1e-6)
+
+    def test_order_of_models_does_not_matter_where_all_have_the_same_numbers(
+        self, method: MergeMethod
+    ) -> None:
+        given = inputs(method)
+        backwards = {**given, "tensors": given["tensors"][::-1]}
+        if given["seeds"]:
+            backwards["seeds"] = given["seeds"][::-1]
+        merged, reversed_merge = (method(**each, **values(method)) for each in (given, backwards))
+        assert torch.allclose(merged, reversed_merge, atol=1e-6)
+
+    def test_elementwise_methods_do_not_depend_on_chunks(self, method: MergeMethod) -> None:
+        if method.kind != "elementwise" or method.randomised:
+            pytest.skip("only methods that work element by element, without draws, may be cut into chunks")
+        given = inputs(method)
+        whole = method(**given, **values(method))
+        for rows in (slice(0, 5), slice(5, None)):
+            part = {
+                "tensors": [tensor[rows] for tensor in given["tensors"]],
+                "base": None if given["base"] is None else given["base"][rows],
+            }
+            assert torch.equal(method(**part, **values(method)), whole[rows])
+
+    def test_ends_of_the_ranges_and_zeros_give_finite_numbers(self, method: MergeMethod) -> None:
+        given = inputs(method)
+        for end in ("low", "high"):
+            numbers = {p.name: getattr(p, end) for p in method.parameters if p.kind == "float"}
+            assert method(**given, **{**values(method), **numbers}).isfinite().all()
+        zeros = [torch.zeros(SHAPE) for _ in given["tensors"]]
+        base = torch.zeros(SHAPE) if method.needs_base else None
+        assert method(**{**given, "tensors": zeros, "base": base}, **values(method)).isfinite().all()
+        smallest = {p.name: p.minimum for p in method.parameters if p.minimum is not None}
+        assert method(**given, **{**values(method), **smallest}).isfinite().all()
+
+    @pytest.mark.parametrize("shape", [(), (1,), (0, 4), (2, 3, 4)], ids=str)
+    def test_tensors_of_any_shape_are_merged(self, method: MergeMethod, shape: tuple[int, ...]) -> None:
+        generator = torch.Generator().manual_seed(1)
+        tensors = [torch.randn(shape, generator=generator) for _ in range(others(method))]
+        base = torch.randn(shape, generator=generator) if method.needs_base else None
+        seeds = tuple(range(len(tensors))) if method.randomised else None
+        merged = method(tensors, base, seeds=seeds, **values(method))
+        assert merged.shape == shape
+        assert math.isfinite(float(merged.sum()))
