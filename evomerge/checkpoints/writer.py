@@ -71,8 +71,9 @@ class CheckpointWriter:
     def __init__(self, out: Path, tensors: Sequence[TensorSpec], max_shard_size: str | int = "5GB") -> None:
         self.out = Path(out).absolute()
         self._specs = {spec.name: spec for spec in tensors}
-        _check_destination(self.out, sum(spec.num_bytes for spec in tensors))
+        _check_destination(self.out)
         self.folder = _partial_folder(self.out)
+        self._check_space(sum(spec.num_bytes for spec in tensors))
         shards = _shards(tensors, parse_size(max_shard_size))
         self._positions: dict[str, tuple[Path, int]] = {}
         for number, shard in enumerate(shards, start=1):
@@ -123,6 +124,13 @@ class CheckpointWriter:
         self.folder.rename(self.out)
         _sync(self.out.parent)
 
+    def _check_space(self, needed: int) -> None:
+        free = shutil.disk_usage(self.folder).free
+        if needed > free:
+            self.folder.rmdir()
+            place = f"the disk of {self.out.parent}"
+            raise ExportError(f"the model needs {needed / 1e9:.2f} GB, {place} has {free / 1e9:.2f} GB free")
+
     def _write_index(self) -> None:
         total = sum(spec.num_bytes for spec in self._specs.values())
         where = {name: file.name for name, (file, _) in sorted(self._positions.items())}
@@ -163,7 +171,7 @@ def _begin_shard(file: Path, tensors: Sequence[TensorSpec]) -> Mapping[str, tupl
     return {name: (file, 8 + len(text) + offset) for name, offset in offsets.items()}
 
 
-def _check_destination(out: Path, needed: int) -> None:
+def _check_destination(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise ExportError(f"{out} is a file; name a folder that does not exist yet")
     if out.is_dir() and any(out.iterdir()):
@@ -174,11 +182,6 @@ def _check_destination(out: Path, needed: int) -> None:
         raise ExportError(
             f"{out.parent} cannot be created: {error.strerror}; choose another place"
         ) from error
-    free = shutil.disk_usage(out.parent).free
-    if needed > free:
-        raise ExportError(
-            f"{out.parent}: the model needs {needed / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB free"
-        )
 
 
 def _partial_folder(out: Path) -> Path:

@@ -1,7 +1,7 @@
 """Fitness: tasks, items, responses and objectives.
 
-A :class:`Fitness` is built once a process from the `fitness:` section of an experiment; it evaluates a resident
-model on chosen items (:class:`Responses`) and turns them into objectives.
+A :class:`Fitness` is built once a process from the `fitness:` section of an experiment; it evaluates a
+resident model on chosen items (:class:`Responses`) and turns them into objectives.
 """
 
 from evomerge.fitness.fitness import Fitness

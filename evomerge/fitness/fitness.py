@@ -148,7 +148,7 @@ class Fitness:
 
     @staticmethod
     def _named(objective: Objective, all_objectives: Sequence[Objective]) -> Objective:
-        """Return the objective with its name: the task's, and its metric too when the task has several objectives."""
+        """Return the objective with its name: the task's, and its metric too when they share the task."""
         if objective.name:
             return objective
         alone = Counter(other.task for other in all_objectives)[objective.task] == 1
@@ -179,7 +179,7 @@ class Fitness:
         return chosen
 
     def prompts(self, tokenizer: Any = None) -> dict[str, str]:
-        """Return the first rendered prompt of each task; chat templates are applied when a tokenizer is given."""
+        """Return the first rendered prompt of each task; chat templates need a tokenizer to be applied."""
         with isolated(self.config.seed):
             return {key: task.prompt(tokenizer) for key, task in self._tasks.items()}
 
@@ -201,7 +201,8 @@ class Fitness:
             items: ids by task key.
 
         Raises:
-            FitnessError: unknown tasks or items, an error inside the model or a function, NaN in the model's scores.
+            FitnessError: unknown tasks or items, an error inside the model or a function, or NaN in the
+                model's scores.
         """
         unknown = sorted(set(items) - set(self._tasks))
         if unknown:

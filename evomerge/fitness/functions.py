@@ -1,15 +1,16 @@
 """Python functions as fitness: anything that lm-eval does not measure.
 
-In the experiment file: ``{function: ./my.py:politeness, direction: maximize}``. In ``my.py``, either one number for the
-model as a whole::
+In the experiment file: ``{function: ./my.py:politeness, direction: maximize}``. In ``my.py``, either one
+number for the model as a whole::
 
     def politeness(model, tokenizer) -> float: ...
 
-or one number an item, with the items declared beside it by a function of the same name and ``_items``. These can be
-split into search and confirmation items like those of any task, so prefer this form::
+or one number an item, with the items (any texts, such as prompts) declared beside it by a function of the
+same name and ``_items``, and the numbers in the order of ``items``. These can be split into search and
+confirmation items like those of any task, so prefer this form::
 
-    def politeness_items() -> Sequence[str]: ...                                   # any texts, such as the prompts
-    def politeness(model, tokenizer, items: Sequence[str]) -> Sequence[float]: ...   # in the order of `items`
+    def politeness_items() -> Sequence[str]: ...
+    def politeness(model, tokenizer, items: Sequence[str]) -> Sequence[float]: ...
 
 Both forms may return a mapping from metric names to such results; the objective's ``metric`` picks one.
 """
@@ -61,7 +62,7 @@ class FunctionTask:
         self._items = {item.id: item for item in items}
 
     def metric(self, name: str | None) -> Metric:
-        """Return the metric that an objective means: a mean over items, maximised unless the objective differs."""
+        """Return the metric that an objective means: a mean over items, to be maximised by default."""
         metric = Metric(name or DEFAULT_METRIC, "none", "maximize", "mean", math.fsum)
         return self.metrics.setdefault(metric.key, metric)
 
@@ -86,7 +87,8 @@ class FunctionTask:
         """Call the function on items.
 
         Raises:
-            FitnessError: the function raised (its traceback is in the message), or returned something else than numbers.
+            FitnessError: the function raised (its traceback is in the message), or returned something else
+                than numbers.
         """
         unknown = [item for item in items if item not in self._items]
         if unknown:

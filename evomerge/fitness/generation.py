@@ -1,8 +1,10 @@
 """Greedy generation for a batch of prompts, in few steps outside the model's forward pass.
 
-The tokens are those of `transformers`' ``generate(do_sample=False)`` with a dynamic cache; what is saved is its work
-between forward passes (stop sequences decoded for every row and step, configuration copied for every call), which
-costs more than the forward pass of a small model. A test compares the two on several architectures.
+The tokens are those of `transformers`' ``generate(do_sample=False)`` with a dynamic cache; what is saved is
+its work between forward passes (stop sequences decoded for every row and step, configuration copied for every
+call). A test compares the two on several architectures. Two things differ from lm-eval's use of ``generate``:
+a row ends at its own stop sequence, not when all rows of the batch have ended; and the names of special
+tokens are not text (lm-eval finds the stop sequence "a" in a padding token called ``<pad>``).
 """
 
 from __future__ import annotations

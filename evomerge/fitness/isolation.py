@@ -1,4 +1,4 @@
-"""What keeps lm-eval and user code from changing the process around them: random state, log lines, tied weights."""
+"""What keeps lm-eval and user code from changing the process around them: random state and log lines."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ import torch
 def own_random_state(seed: int) -> Iterator[None]:
     """Seed `random`, numpy and torch inside the block, and leave all three as they were after it.
 
-    Tasks that shuffle with a global generator so give the same items in every process, and a searcher that draws
-    from one is not disturbed by an evaluation.
+    Tasks that shuffle with a global generator so give the same items in every process, and a searcher that
+    draws from one is not disturbed by an evaluation.
     """
     python, legacy = random.getstate(), numpy.random.get_state()
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
@@ -54,7 +54,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def compiled_templates() -> Iterator[None]:
-    """Compile each prompt template once inside the block: lm-eval does so for every document (0.35 ms each)."""
+    """Compile each prompt template once inside the block; lm-eval does so for every document (0.35 ms)."""
     environment = lm_eval.utils.env
     original = environment.from_string
     environment.from_string = lru_cache(maxsize=None)(original)

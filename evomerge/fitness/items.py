@@ -1,7 +1,7 @@
 """Items: the examples of a task, their stable ids, and their one split into search and confirmation.
 
-A search picks the maximum of noisy scores, so what it found is confirmed on items that it never saw. Which item
-lies where depends on the item's content alone: not on the seed, not on the other tasks, not on the order of rows.
+A search picks the maximum of noisy scores, so what it found is confirmed on items that it never saw. Which
+item lies where depends on the item's content alone: not on the seed, the other tasks or the order of rows.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def make_items(docs: Iterable[tuple[Any, str]]) -> tuple[Item, ...]:
 
 
 def separate(search: Sequence[Item], confirmation: Sequence[Item]) -> Pools:
-    """Return two pools with nothing in common: content of the confirmation items is dropped from the search."""
+    """Return two pools with nothing in common: what is in the confirmation is dropped from the search."""
     held_out = {item.content for item in confirmation}
     return {
         "search": tuple(item for item in search if item.content not in held_out),

@@ -1,4 +1,4 @@
-"""The resident model as lm-eval sees it: built once, every prompt tokenised once, batches that depend on nothing else."""
+"""The resident model as lm-eval sees it: built once, and every prompt tokenised once."""
 
 from __future__ import annotations
 
@@ -38,8 +38,9 @@ class Generation:
 class ResidentLM(HFLM):
     """lm-eval's model class around a live model whose weights change between evaluations.
 
-    Scores equal lm-eval's own (a test compares them item by item). Different are the cost outside the forward pass,
-    and that weights are never re-tied: a head that was merged on its own stays as it is.
+    Scores equal lm-eval's own (a test compares them item by item). Different are the cost outside the forward
+    pass, that a batch depends on the requests alone, and that weights are never re-tied: a head that was
+    merged on its own stays as it is.
 
     Args:
         model: the resident model; it is put into evaluation mode.
@@ -119,8 +120,8 @@ class ResidentLM(HFLM):
                 continuation = requests[index][2]
                 if not 0 < len(continuation) <= len(tokens):
                     raise FitnessError(
-                        f"an answer of {len(continuation)} tokens does not fit the limit of {self.max_length} tokens; "
-                        "raise `max_length` or drop the item"
+                        f"an answer of {len(continuation)} tokens does not fit the limit of "
+                        f"{self.max_length} tokens; raise `max_length` or drop the item"
                     )
                 rows += [row] * len(continuation)
                 columns += range(len(tokens) - len(continuation), len(tokens))
@@ -201,8 +202,8 @@ class ResidentLM(HFLM):
         room = self.max_length - limit
         if room <= 0:
             raise FitnessError(
-                f"max_gen_toks ({limit}) leaves no room for a prompt within {self.max_length} tokens; set a smaller "
-                "`gen_kwargs: {max_gen_toks: ...}` for the objective"
+                f"max_gen_toks ({limit}) leaves no room for a prompt within {self.max_length} tokens; set a "
+                "smaller `gen_kwargs: {max_gen_toks: ...}` for the objective"
             )
         return [self.tok_encode(prompt, left_truncate_len=room) for prompt in prompts]
 
@@ -273,7 +274,7 @@ class ForwardClock:
 
 @contextmanager
 def _without_tying(model: PreTrainedModel) -> Iterator[None]:
-    """Make ``model.tie_weights()`` do nothing: lm-eval calls it, which would undo a head merged on its own."""
+    """Make ``model.tie_weights()`` do nothing: lm-eval calls it, and would undo a head merged on its own."""
     model.tie_weights = lambda *_, **__: None  # type: ignore[method-assign]
     try:
         yield

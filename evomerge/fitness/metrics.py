@@ -1,4 +1,4 @@
-"""Metric keys, ``metric,filter`` as lm-eval writes them: which ones a task has, and which one an objective means."""
+"""Metric keys, ``metric,filter`` as lm-eval writes them: those a task has, and the one an objective means."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ class Metric:
     def item_values(self, values: Sequence[Value]) -> list[float]:
         """Return one number an item: its own value under a mean, else its jackknife pseudo-value.
 
-        The pseudo-value n·θ − (n−1)·θ₋ᵢ (Tukey 1958) is an item's share of a score θ that is no mean, such as F1. An
-        item to which the task gives no value counts as the mean of the others.
+        The pseudo-value n·θ − (n−1)·θ₋ᵢ (Tukey 1958) is an item's share of a score θ that is no mean,
+        like F1. An item to which the task gives no value counts as the mean of the others.
         """
         present = [(index, value) for index, value in enumerate(values) if value is not None]
         if self.aggregation == "mean":

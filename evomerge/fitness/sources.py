@@ -30,8 +30,8 @@ def load_task(name: str, base_folder: Path | None = None) -> Task:
     """Return the lm-eval task that ``name`` means, with its data loaded.
 
     Args:
-        name: a name in `fitness/`, the path of a YAML file (relative to ``base_folder`` or the working folder),
-            or the name of a task that lm-eval ships; tried in this order.
+        name: a name in `fitness/`, the path of a YAML file (relative to ``base_folder`` or the working
+            folder), or the name of a task that lm-eval ships; tried in this order.
         base_folder: the experiment file's folder.
 
     Raises:
@@ -91,7 +91,7 @@ def _declared(path: Path) -> list[tuple[str, str]]:
 def _several(name: str, kind: str, members: Iterable[str]) -> str:
     tasks = sorted({task for member in members for task in _tasks_in(member)})
     shown = ", ".join(tasks[:20]) + (", …" if len(tasks) > 20 else "")
-    return f"{name!r} is a {kind} of {len(tasks)} tasks; name those you mean, one objective each: {shown}"
+    return f"{name!r} is a {kind} of tasks; name those you mean, one objective each: {shown}"
 
 
 def _tasks_in(name: str) -> list[str]:
@@ -121,9 +121,6 @@ def _build(name: str, path: Path, config: dict[str, Any]) -> Task:
     files = (config.get("dataset_kwargs") or {}).get("data_files")
     if files is not None:
         config["dataset_kwargs"]["data_files"] = _locate(files, path)
-    metadata = config.get("metadata")
-    config["metadata"] = metadata if isinstance(metadata, dict) else {"version": metadata}
-    config["metadata"]["explicit_gen_kwargs"] = sorted(config.get("generation_kwargs") or {})
     try:
         if "class" in config:
             return next(iter(TaskManager(include_defaults=False).load([str(path)])["tasks"].values()))
@@ -148,8 +145,8 @@ def _check_fields(path: Path, config: Mapping[str, Any]) -> None:
 def _unreachable(name: str, config: Mapping[str, Any], error: Exception) -> str:
     dataset = " ".join(str(config[key]) for key in ("dataset_path", "dataset_name") if config.get(key))
     return (
-        f"task {name!r}: its data set {dataset!r} is not in the local cache and cannot be downloaded ({error}); "
-        "load it once on a machine with network, or copy the Hugging Face cache folder here"
+        f"task {name!r}: its data set {dataset!r} is not in the local cache and cannot be downloaded "
+        f"({error}); load it once on a machine with network, or copy the Hugging Face cache folder here"
     )
 
 

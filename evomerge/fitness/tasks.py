@@ -1,4 +1,4 @@
-"""An lm-eval task kept ready: documents loaded, items split, prompts rendered once, any of its items run on demand."""
+"""An lm-eval task kept ready: documents loaded, items split, prompts rendered once."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import numpy
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import Task
+from lm_eval.defaults import default_gen_kwargs
 
 from evomerge.errors import FitnessError, Problem
 from evomerge.fitness.isolation import own_random_state
@@ -21,7 +22,6 @@ from evomerge.fitness.objectives import TaskSettings
 from evomerge.fitness.responses import TaskResponses, Value
 
 TOKEN_LIMITS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
-UNEXTRACTED = ("[invalid]", "")
 
 
 class LmEvalTask:
@@ -52,6 +52,7 @@ class LmEvalTask:
         self._items = {item.id: item for pool in self.pools.values() for item in pool}
         self._instances: dict[str, list[Instance]] = {}
         self._rendered_for: Any = None
+        self._fallbacks = self._no_answers()
         for method in ("doc_to_target", "doc_to_choice"):
             setattr(task, method, _remember(getattr(task, method, None), self._items.values()))
 
@@ -60,11 +61,14 @@ class LmEvalTask:
         if self._settings.num_fewshot is not None:
             self._task.set_config("num_fewshot", self._settings.num_fewshot)
         overrides = json.loads(self._settings.gen_kwargs)
+        own = config.generation_kwargs or {}
+        chosen = {} if own == default_gen_kwargs(config.fewshot_delimiter) else own
+        self._has_token_limit = not set(TOKEN_LIMITS).isdisjoint({*chosen, *overrides})
         if overrides and self._task.OUTPUT_TYPE != "generate_until":
             raise FitnessError(f"task {self.key!r} does not generate text, so it takes no `gen_kwargs`")
         if overrides:
             limited = set(overrides) & set(TOKEN_LIMITS)
-            kept = {k: v for k, v in config.generation_kwargs.items() if not limited or k not in TOKEN_LIMITS}
+            kept = {k: v for k, v in own.items() if not limited or k not in TOKEN_LIMITS}
             self._task.set_config("generation_kwargs", kept | overrides)
         self._examples = _OwnExamples(getattr(self._task, "sampler", None))
         if config.num_fewshot:
@@ -72,11 +76,7 @@ class LmEvalTask:
 
     def warnings(self) -> list[Problem]:
         """Return what is allowed but likely to mislead."""
-        if self._task.OUTPUT_TYPE != "generate_until":
-            return []
-        explicit = set((self._task.config.metadata or {}).get("explicit_gen_kwargs", ()))
-        explicit |= set(json.loads(self._settings.gen_kwargs))
-        if explicit & set(TOKEN_LIMITS):
+        if self._task.OUTPUT_TYPE != "generate_until" or self._has_token_limit:
             return []
         what = (
             f"task {self.key!r} sets no max_gen_toks: answers are cut off at lm-eval's default of 256 tokens"
@@ -84,7 +84,7 @@ class LmEvalTask:
         return [Problem(what, "", "set `gen_kwargs: {max_gen_toks: ...}` for the objective")]
 
     def _split(self, confirmation_share: float) -> Pools:
-        """Return the pools: validation and test, else train and test, else the one evaluation split in two."""
+        """Return the pools: validation and test, else train and test, else the only split cut in two."""
         task = self._task
         if task.has_test_docs() and (task.has_validation_docs() or task.has_training_docs()):
             search = task.validation_docs() if task.has_validation_docs() else task.training_docs()
@@ -131,7 +131,7 @@ class LmEvalTask:
 
     def _requests(self, item: Item, template: Any) -> list[Instance]:
         task = self._task
-        # Each item has a generator of its own, so its examples do not depend on which other items are rendered.
+        # Each item has its own generator, so its examples do not depend on which other items are rendered.
         with own_random_state(self._seed):
             task.set_fewshot_seed(int(content_hash([self._seed, item.content])[:8], 16))
             self._examples.current = item.doc
@@ -188,8 +188,8 @@ class LmEvalTask:
         unknown = [item for item in items if item not in self._items]
         if unknown:
             raise FitnessError(
-                f"task {self.key!r} has no item {unknown[0]!r} ({len(unknown)} such); its data or prompts have changed "
-                "since these items were chosen"
+                f"task {self.key!r} has no item {unknown[0]!r} ({len(unknown)} such); its data or prompts "
+                "have changed since these items were chosen"
             )
         return sorted((self._items[item] for item in set(items)), key=lambda item: (item.index, item.id))
 
@@ -212,21 +212,24 @@ class LmEvalTask:
         return values
 
     def _unextracted(self, group: Sequence[Instance], used_filters: frozenset[str]) -> bool:
-        fallbacks = {*UNEXTRACTED, *self._fallbacks()}
         for name in used_filters:
             answers = [instance.filtered_resps.get(name) for instance in group]
             flat = [part for answer in answers for part in (answer if isinstance(answer, list) else [answer])]
-            if any(part is None or (isinstance(part, str) and part.strip() in fallbacks) for part in flat):
+            if any(
+                part is None or (isinstance(part, str) and part.strip() in self._fallbacks) for part in flat
+            ):
                 return True
         return False
 
-    def _fallbacks(self) -> set[str]:
+    def _no_answers(self) -> frozenset[str]:
+        """Return what the filters give in place of an answer that they do not find."""
         steps = [step for entry in self._task.config.filter_list or [] for step in entry["filter"]]
-        return {step["fallback"] for step in steps if isinstance(step.get("fallback"), str)}
+        given = [step.get("fallback") for step in steps]
+        return frozenset(["[invalid]", "", *(fallback for fallback in given if isinstance(fallback, str))])
 
 
 def _remember(method: Any, items: Iterable[Item]) -> Callable[..., Any]:
-    """Return a method of the task that renders each item's document once: scoring asks for it in every trial."""
+    """Return a method of the task that renders each item's document once: scoring asks in every trial."""
     ours = {id(item.doc) for item in items}
     known: dict[int, Any] = {}
 
@@ -241,7 +244,7 @@ def _remember(method: Any, items: Iterable[Item]) -> Callable[..., Any]:
 
 
 class _OwnExamples:
-    """A few-shot sampler that never shows an item itself as an example, whichever split examples come from."""
+    """A few-shot sampler that never shows an item as its own example, whichever split examples come from."""
 
     def __init__(self, sampler: Any) -> None:
         self._sampler = sampler
@@ -282,7 +285,7 @@ def _run(model: ResidentLM, instances: Sequence[Instance]) -> set[int]:
 
 
 def _plain(value: Any, nested: bool = False) -> Value:
-    """Return a value of a metric as JSON can hold it: top-level numbers as floats, integers inside pairs as they are."""
+    """Return a metric's value as JSON holds it: a number as float, inside pairs integers as they are."""
     if isinstance(value, (bool, numpy.bool_)):
         return float(value)
     if isinstance(value, (int, numpy.integer)):

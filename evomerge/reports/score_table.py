@@ -72,10 +72,12 @@ def search_scores(summary: RunSummary, most: int = 5) -> ScoreTable:
 
 
 def front_scores(summary: RunSummary, most: int) -> ScoreTable | None:
-    """Return the front's trials, confirmed where they are; None when that would add nothing."""
+    """Return the front's trials, once confirmed only those that were; None when that adds nothing."""
     front = by_mean_rank(summary.front, summary.objectives)
     confirmed = {row.trial: row for row in summary.confirmed if row.trial is not None}
-    if len(front) < 2 and len(confirmed) < 2:
+    if confirmed:  # scores on different items must not share a table
+        front = [trial for trial in front if trial.number in confirmed]
+    if len(front) < 2:
         return None
     rows = []
     for trial in front[:most]:

@@ -181,8 +181,13 @@ def _gene_problems(genes: Sequence[Gene]) -> list[Problem]:
                 problems.append(
                     Problem(what, "search space", "bounds are two finite numbers, the lower first")
                 )
+                continue
         elif not gene.choices:
             problems.append(Problem(f"the gene {gene.name!r} has no choices", "search space"))
+            continue
+        if not _holds(gene, gene.initial):
+            what = f"the initial value {gene.initial!r} of the gene {gene.name!r} is not in {_domain(gene)}"
+            problems.append(Problem(what, "search space"))
     if not problems and all(_is_constant(gene) for gene in genes):
         what = "there is nothing to search: no gene has more than one possible value"
         problems.append(Problem(what, "search space", "widen the bounds of at least one gene"))
@@ -224,10 +229,8 @@ def _point_problems(genes: Sequence[Gene], point: Genome, where: str) -> list[Pr
         if gene.name not in point:
             problems.append(Problem(f"no value for the gene {gene.name!r}", where))
         elif not _holds(gene, point[gene.name]):
-            domain = (
-                f"[{gene.low}, {gene.high}]" if isinstance(gene, (FloatGene, IntGene)) else f"{gene.choices}"
-            )
-            problems.append(Problem(f"{gene.name!r} = {point[gene.name]!r} is not in {domain}", where))
+            what = f"{gene.name!r} = {point[gene.name]!r} is not in {_domain(gene)}"
+            problems.append(Problem(what, where))
     return problems
 
 
@@ -236,3 +239,7 @@ def _holds(gene: Gene, value: Value) -> bool:
         kinds = int if isinstance(gene, IntGene) else (int, float)
         return isinstance(value, kinds) and gene.low <= value <= gene.high
     return value in gene.choices
+
+
+def _domain(gene: Gene) -> str:
+    return f"[{gene.low}, {gene.high}]" if isinstance(gene, (FloatGene, IntGene)) else f"{gene.choices}"

@@ -23,7 +23,7 @@ def family(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def sharded(tmp_path_factory):
-    return tiny_family(tmp_path_factory.mktemp("sharded"), parents=1, shard_size="20KB", layers=3)["base"]
+    return tiny_family(tmp_path_factory.mktemp("sharded"), parents=1, shard_size="60KB", layers=3)["base"]
 
 
 @pytest.fixture

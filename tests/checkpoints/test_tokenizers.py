@@ -44,7 +44,7 @@ def test_a_token_more_is_a_difference_by_name(family, other):
     tiny_tokenizer(65).save_pretrained(other)
     comparison = compare(family, other)
     assert comparison.kind == "different"
-    assert comparison.details == ("1 tokens only in other: '<extra_1>'",)
+    assert comparison.details == ("1 tokens only in other: '<extra_0>'",)
 
 
 def test_equal_tokens_with_other_ids_are_a_difference(family, other):

@@ -245,6 +245,8 @@ def test_a_generative_task_without_a_token_limit_is_warned_about(folder: Path) -
     write_sums(folder, "endless", generation_kwargs={"until": [";"]})
     endless = {"task": "endless.yaml", "metric": "exact_match,strict"}
     assert "sets no max_gen_toks" in build(folder, endless, SUMS).warnings[0].what
+    write_sums(folder, "plain", generation_kwargs=None)
+    assert len(build(folder, {**endless, "task": "plain.yaml"}).warnings) == 1
     assert build(folder, {**endless, "gen_kwargs": {"max_new_tokens": 3}}, SUMS, CHOICES).warnings == ()
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -32,28 +31,35 @@ def test_a_task_is_found_by_path_by_name_and_among_lm_evals(
     assert find_task("gsm8k") == tmp_path / "fitness" / "gsm8k.yaml", "the user's own comes first"
 
 
-def test_an_unknown_task_is_refused_with_the_nearest_names_in_under_ten_seconds() -> None:
+def test_unknown_tasks_and_unreachable_data_are_refused_in_under_ten_seconds(tmp_path: Path) -> None:
+    path = write_sums(tmp_path)
+    path.write_text(path.read_text().replace("dataset_path: json", "dataset_path: nobody/no-such-data"))
+    objectives = [{"task": "gsm8kk"}, {"task": "arc_chalenge"}, {"task": str(path)}]
     program = (
         "from evomerge.fitness import Fitness, FitnessConfig\n"
-        "Fitness(FitnessConfig(objectives=[{'task': 'gsm8kk'}, {'task': 'arc_chalenge'}]))"
+        f"Fitness(FitnessConfig(objectives={objectives!r}))\n"
     )
-    start = time.perf_counter()
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False
-    )
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    before = _child_seconds()
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert "fitness.objectives[0].task: unknown task 'gsm8kk'" in done.stderr
     assert "did you mean 'gsm8k'" in done.stderr
     assert "'arc_challenge'" in done.stderr
-    assert time.perf_counter() - start < 30, "10 s on a quiet machine; tests may share theirs"
+    assert "data set 'nobody/no-such-data' is not in the local cache and cannot be downloaded" in done.stderr
+    assert _child_seconds() - before < 10, "imports included"
+
+
+def _child_seconds() -> float:
+    """Return the processor seconds of finished child processes, which do not count other work."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def test_a_group_and_a_tag_are_refused_with_their_tasks() -> None:
-    with pytest.raises(
-        FitnessError, match=r"'mmlu_stem' is a \w+ of \d+ tasks; name those you mean.*mmlu_astronomy"
-    ):
+    with pytest.raises(FitnessError, match=r"'mmlu_stem' is a group of tasks; name those .*mmlu_astronomy"):
         load_task("mmlu_stem")
-    with pytest.raises(FitnessError, match=r"'ai2_arc' is a tag of \d tasks; .*arc_challenge, arc_easy"):
+    with pytest.raises(FitnessError, match=r"'ai2_arc' is a tag of tasks; .*arc_easy"):
         load_task("ai2_arc")
 
 
@@ -80,7 +86,7 @@ def test_data_files_lie_beside_the_task_or_in_the_zoo(
     with quiet():
         assert len(load_task(str(path)).test_docs()) == 12
     (folder / "test.jsonl").unlink()
-    with pytest.raises(FitnessError, match="test.jsonl does not exist; run `evomerge zoo build` first"):
+    with pytest.raises(FitnessError, match=r"test.jsonl does not exist; run `evomerge zoo build` first"):
         load_task(str(path))
 
 
@@ -106,19 +112,6 @@ def test_a_task_that_cannot_be_built_says_why(tmp_path: Path, old: str, new: str
     path.write_text(path.read_text().replace(old, new))
     with quiet(), pytest.raises(FitnessError, match=message):
         load_task(str(path))
-
-
-def test_an_unreachable_data_set_is_named_within_seconds_when_offline(tmp_path: Path) -> None:
-    path = write_sums(tmp_path)
-    path.write_text(path.read_text().replace("dataset_path: json", "dataset_path: nobody/no-such-data"))
-    program = f"from evomerge.fitness.sources import load_task; load_task({json.dumps(str(path))})"
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    start = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False
-    )
-    assert "data set 'nobody/no-such-data' is not in the local cache and cannot be downloaded" in done.stderr
-    assert time.perf_counter() - start < 30, "10 s on a quiet machine; tests may share theirs"
 
 
 def test_unknown_names_are_an_error_of_their_own() -> None:

@@ -92,6 +92,14 @@ def test_a_winner_that_does_not_win_is_called_that() -> None:
     assert "(the interval holds zero)" in text
 
 
+def test_search_scores_never_share_a_table_with_confirmed_ones() -> None:
+    summary = example_summary()
+    rows = [row for row in summary.confirmed if row.trial in (None, summary.pick)]
+    other = next(row.number for row in summary.front if row.number != summary.pick)
+    assert f"trial {other} 0." in page(summary).text
+    assert f"trial {other} 0." not in page(replace(summary, confirmed=rows)).text
+
+
 def test_the_choice_among_several_trials_is_admitted() -> None:
     summary = example_summary()
     count = sum(row.kind == "trial" for row in summary.confirmed)

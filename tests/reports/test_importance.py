@@ -12,7 +12,7 @@ import optuna
 import pytest
 from optuna.importance import FanovaImportanceEvaluator
 
-from evomerge.reports.importance import FEWEST_TRIALS, MEAN, importance, over_depth
+from evomerge.reports.importance import FEWEST_TRIALS, MEAN, importance, over_depth, without_depth
 from evomerge.reports.summary import ObjectiveInfo, TrialRow
 from evomerge.search_spaces.genes import Value
 
@@ -124,19 +124,19 @@ def test_genes_over_depth_become_a_table_in_the_order_of_the_genome() -> None:
     values = {
         "m.weight.layer10.mlp": 3.0,
         "m.weight.layer2.mlp": 1.0,
-        "m.weight.layer2.attention": 2.0,
+        "m.weight.layer2.norm": 2.0,
+        "m.weight.outside.norm": 4.0,
+        "m.weight.embedding": 5.0,
         "t": 9.0,
     }
     table = over_depth(values)
     assert table is not None
-    assert (table.axis, table.rows, table.columns) == (
-        "layer",
-        ("m.weight.mlp", "m.weight.attention"),
-        (2, 10),
-    )
-    assert table.values[0] == (1.0, 3.0)
-    assert table.values[1][0] == 2.0
+    assert (table.axis, table.rows) == ("layer", ("m.weight.mlp", "m.weight.norm"))
+    assert table.columns == ("2", "10", "outside")
+    assert table.values[0][:2] == (1.0, 3.0)
+    assert (table.values[1][0], table.values[1][2]) == (2.0, 4.0)
     assert math.isnan(table.values[1][1])
+    assert without_depth(values) == {"m.weight.embedding": 5.0, "t": 9.0}
 
 
 @pytest.mark.parametrize("genes", [{"math.weight": 1.0}, {"m.weight.layer0": 1.0}, {"layer2.weight": 1.0}])

@@ -78,6 +78,13 @@ def test_a_config_without_a_file_is_refused_in_words():
         ((GENES[0], GENES[0]), SCORE, (), "the gene 'weight' occurs twice"),
         ((FloatGene("x", 1.0, 0.0, 0.5),), SCORE, (), r"the bounds \[1.0, 0.0\] of the gene 'x'"),
         ((FloatGene("x", 0.0, float("inf"), 0.5),), SCORE, (), "are not an interval"),
+        (
+            (FloatGene("x", 0.0, 1.0, 2.0),),
+            SCORE,
+            (),
+            r"the initial value 2.0 of the gene 'x' is not in \[0.0",
+        ),
+        ((ChoiceGene("x", ("a", "b"), "c"),), SCORE, (), "the initial value 'c' of the gene 'x' is not in"),
         ((ChoiceGene("x", (), ""),), SCORE, (), "the gene 'x' has no choices"),
         ((IntGene("x", 2, 2, 2), ChoiceGene("y", ("a",), "a")), SCORE, (), "there is nothing to search"),
         ((), SCORE, (), "there is nothing to search"),

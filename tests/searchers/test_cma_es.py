@@ -91,14 +91,14 @@ def test_two_generations_draw_different_numbers_after_lm_eval_reseeds_numpy(gene
                 np.random.seed(1234)
             return {"cost": float(np.sum(vector(genome) ** 2))}
 
-        saved = np.random.get_state()
-        try:
-            return search({"population": 6}, genes, evaluate, 30)
-        finally:
-            np.random.set_state(saved)
+        return search({"population": 6}, genes, evaluate, 60)
 
-    trials = steps(reseed=True)
-    assert trials == steps(reseed=False)
+    before = repr(np.random.get_state())
+    trials = steps(reseed=False)
+    assert repr(np.random.get_state()) == before
+    saved = np.random.get_state()
+    assert steps(reseed=True) == trials
+    np.random.set_state(saved)
     generations = [np.array([vector(trial.genome)[0] for trial in trials[k : k + 6]]) for k in (0, 6)]
     assert not np.allclose(*(np.diff(g) / np.std(g) for g in generations), atol=1e-3)
 
@@ -211,13 +211,13 @@ def test_restarts_escape_from_local_optima():
     """Auger and Hansen 2005: on a multimodal function the growing population finds what one launch misses."""
 
     def best(restarts):
-        options = ({"seed": seed, "restarts": restarts, "sigma0": 0.1} for seed in range(4))
+        options = ({"seed": seed, "restarts": restarts, "sigma0": 0.1} for seed in range(3))
         searches = (search(option, cube(2, initial=4.0), rastrigin, 3000) for option in options)
         return [min(trial.objectives["cost"] for trial in trials) for trials in searches]
 
-    alone = np.median(best("none"))
-    assert np.median(best("ipop")) < 0.5 < alone
-    assert np.median(best("bipop")) < alone
+    alone = min(best("none"))
+    assert max(best("ipop")) < 0.3 * alone
+    assert max(best("bipop")) < 0.3 * alone
 
 
 def test_without_restarts_the_search_goes_on_around_the_optimum():
