@@ -69,7 +69,9 @@ def _all(kind: Kind) -> Iterator[Entry]:
 
 def _roots() -> list[tuple[Path, str]]:
     roots = [(Path.cwd(), "project")]
-    roots += [(Path(p), "EVOMERGE_LIBRARY") for p in os.environ.get("EVOMERGE_LIBRARY", "").split(os.pathsep) if p]
+    roots += [
+        (Path(p), "EVOMERGE_LIBRARY") for p in os.environ.get("EVOMERGE_LIBRARY", "").split(os.pathsep) if p
+    ]
     roots += [(shipped, "evomerge") for shipped in _shipped()]
     return [(root, origin) for i, (root, origin) in enumerate(roots) if root not in [r for r, _ in roots[:i]]]
 

@@ -63,9 +63,7 @@ class Checkpoint:
     def _view(self, info: TensorInfo) -> torch.Tensor:
         storage = self._storage(info.file)
         if info.start % info.dtype.itemsize:  # files of old writers; a view needs aligned data
-            data = torch.empty(0, dtype=torch.uint8).set_(
-                storage, info.start, (info.stop - info.start,), (1,)
-            )
+            data = torch.empty(0, dtype=torch.uint8).set_(storage, info.start, (info.stop - info.start,), (1,))
             return data.clone().view(info.dtype).reshape(info.shape)
         offset = info.start // info.dtype.itemsize
         return torch.empty(0, dtype=info.dtype).set_(storage, offset, info.shape, _strides(info.shape))
@@ -132,13 +130,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
         config = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         found = "a LoRA adapter" if (folder / "adapter_config.json").is_file() else "no model folder"
-        raise CheckpointError(
-            f"{folder}: {found}: config.json is missing; name a folder of a whole model"
-        ) from None
+        raise CheckpointError(f"{folder}: {found}: config.json is missing; name a folder of a whole model") from None
     except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{file}: cannot be read as JSON ({error}); copy or download it again"
-        ) from error
+        raise CheckpointError(f"{file}: cannot be read as JSON ({error}); copy or download it again") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{file}: expected a JSON object, found a {type(config).__name__}")
     return config

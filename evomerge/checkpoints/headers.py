@@ -77,18 +77,14 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
                 raise CheckpointError(f"{file}: truncated, or no safetensors file ({size} bytes); {_AGAIN}")
             header = json.loads(stream.read(length))
     except OSError as error:
-        raise CheckpointError(
-            f"{file}: cannot be read ({error.strerror}); check the path and its rights"
-        ) from error
+        raise CheckpointError(f"{file}: cannot be read ({error.strerror}); check the path and its rights") from error
     except ValueError as error:
         raise CheckpointError(f"{file}: its safetensors header is damaged ({error}); {_AGAIN}") from error
     header.pop("__metadata__", None)
     tensors = {name: _info(name, entry, file, 8 + length) for name, entry in header.items()}
     needed = max((info.stop for info in tensors.values()), default=0)
     if needed > size:
-        raise CheckpointError(
-            f"{file}: truncated: its header speaks of {needed} bytes, it has {size}; {_AGAIN}"
-        )
+        raise CheckpointError(f"{file}: truncated: its header speaks of {needed} bytes, it has {size}; {_AGAIN}")
     return tensors
 
 
@@ -100,9 +96,7 @@ def _info(name: str, entry: dict[str, Any], file: Path, data: int) -> TensorInfo
     info = TensorInfo(name, tuple(entry["shape"]), DTYPES[entry["dtype"]], file, data + start, data + stop)
     expected = info.dtype.itemsize * torch.Size(info.shape).numel()
     if start < 0 or stop - start != expected:
-        raise CheckpointError(
-            f"{file}: tensor {name!r} has {stop - start} bytes, expected {expected}; {_AGAIN}"
-        )
+        raise CheckpointError(f"{file}: tensor {name!r} has {stop - start} bytes, expected {expected}; {_AGAIN}")
     return info
 
 
@@ -110,15 +104,11 @@ def _read_shards(folder: Path, index: Path) -> dict[str, TensorInfo]:
     try:
         where = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{index}: unreadable index ({type(error).__name__}: {error}); {_AGAIN}"
-        ) from error
+        raise CheckpointError(f"{index}: unreadable index ({type(error).__name__}: {error}); {_AGAIN}") from error
     shards = sorted(set(where.values()))
     foreign = [shard for shard in shards if Path(shard).name != shard]
     if foreign:
-        raise CheckpointError(
-            f"{index}: shard {foreign[0]!r} lies outside the folder; shards are plain file names"
-        )
+        raise CheckpointError(f"{index}: shard {foreign[0]!r} lies outside the folder; shards are plain file names")
     missing = [shard for shard in shards if not (folder / shard).is_file()]
     if missing:
         listed = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
@@ -127,9 +117,7 @@ def _read_shards(folder: Path, index: Path) -> dict[str, TensorInfo]:
     tensors: dict[str, TensorInfo] = {}
     for name, shard in sorted(where.items()):
         if name not in found[shard]:
-            raise CheckpointError(
-                f"{folder / shard}: lacks tensor {name!r}, which {INDEX} promises; {_AGAIN}"
-            )
+            raise CheckpointError(f"{folder / shard}: lacks tensor {name!r}, which {INDEX} promises; {_AGAIN}")
         tensors[name] = found[shard][name]
     return tensors
 
@@ -139,9 +127,7 @@ def _unindexed(folder: Path) -> list[Path]:
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
     if (folder / "adapter_config.json").is_file():
-        raise CheckpointError(
-            f"{folder}: a LoRA adapter, not a whole model; merge it into its base and save that"
-        )
+        raise CheckpointError(f"{folder}: a LoRA adapter, not a whole model; merge it into its base and save that")
     files = sorted(folder.glob("*.safetensors"))
     if len(files) == 1:
         return files

@@ -76,19 +76,11 @@ def _neighbours(reference: str, base_folder: Path | None) -> str:
 
 def _zoo_model(reference: str) -> Path:
     folder = zoo_folder()
-    built = (
-        [f"zoo/{p.name}" for p in folder.iterdir() if (p / "config.json").is_file()]
-        if folder.is_dir()
-        else []
-    )
+    built = [f"zoo/{p.name}" for p in folder.iterdir() if (p / "config.json").is_file()] if folder.is_dir() else []
     if not built:
-        raise CheckpointError(
-            f"{reference!r}: the zoo is not built (no models in {folder}); run `evomerge zoo build`"
-        )
+        raise CheckpointError(f"{reference!r}: the zoo is not built (no models in {folder}); run `evomerge zoo build`")
     if reference not in built:
-        raise CheckpointError(
-            f"{reference!r}: no such model in the zoo ({folder}); {suggest(reference, built)}"
-        )
+        raise CheckpointError(f"{reference!r}: no such model in the zoo ({folder}); {suggest(reference, built)}")
     return folder / reference.removeprefix("zoo/")
 
 

@@ -55,9 +55,7 @@ def compare_tokenizers(checkpoints: Sequence[Checkpoint]) -> TokenizerComparison
     for other in others:
         tokens += _differing_tokens(first, other)
         if vocab_size(first) != vocab_size(other):
-            rows.append(
-                f"vocab_size is {vocab_size(first)} in {first.name}, {vocab_size(other)} in {other.name}"
-            )
+            rows.append(f"vocab_size is {vocab_size(first)} in {first.name}, {vocab_size(other)} in {other.name}")
     if tokens:
         return TokenizerComparison("different", tuple(tokens + rows))
     return TokenizerComparison("padding", tuple(rows)) if rows else TokenizerComparison("identical")
@@ -129,9 +127,7 @@ def _differing_tokens(first: Checkpoint, other: Checkpoint) -> list[str]:
 
 
 def _some(tokens: Sequence[str]) -> str:
-    return ", ".join(repr(token) for token in sorted(tokens)[:SHOWN]) + (
-        ", ..." if len(tokens) > SHOWN else ""
-    )
+    return ", ".join(repr(token) for token in sorted(tokens)[:SHOWN]) + (", ..." if len(tokens) > SHOWN else "")
 
 
 def _same_bytes(first: Path, second: Path) -> bool:

@@ -90,9 +90,7 @@ class CheckpointWriter:
         """
         spec = self._specs.pop(name, None)
         if spec is None or tuple(tensor.shape) != spec.shape or tensor.dtype != spec.dtype:
-            raise ExportError(
-                f"tensor {name!r} ({tuple(tensor.shape)}, {tensor.dtype}) was announced as {spec}"
-            )
+            raise ExportError(f"tensor {name!r} ({tuple(tensor.shape)}, {tensor.dtype}) was announced as {spec}")
         file, position = self._positions[name]
         data: Any = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         try:
@@ -100,9 +98,7 @@ class CheckpointWriter:
                 stream.seek(position)
                 stream.write(data)
         except OSError as error:
-            raise ExportError(
-                f"{file}: writing failed: {error.strerror}; nothing was left at {self.out}"
-            ) from error
+            raise ExportError(f"{file}: writing failed: {error.strerror}; nothing was left at {self.out}") from error
 
     def __enter__(self) -> CheckpointWriter:
         return self
@@ -111,9 +107,7 @@ class CheckpointWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None and self._specs:
-            error = ExportError(
-                f"{len(self._specs)} tensors were never written: {', '.join(sorted(self._specs)[:3])}"
-            )
+            error = ExportError(f"{len(self._specs)} tensors were never written: {', '.join(sorted(self._specs)[:3])}")
         if error is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
             if kind is None:
@@ -179,9 +173,7 @@ def _check_destination(out: Path) -> None:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ExportError(
-            f"{out.parent} cannot be created: {error.strerror}; choose another place"
-        ) from error
+        raise ExportError(f"{out.parent} cannot be created: {error.strerror}; choose another place") from error
 
 
 def _partial_folder(out: Path) -> Path:
@@ -194,9 +186,7 @@ def _partial_folder(out: Path) -> Path:
         folder = out.parent / f"{prefix}{os.getpid()}"
         folder.mkdir()
     except OSError as error:
-        hint = (
-            "it is read-only" if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM) else error.strerror
-        )
+        hint = "it is read-only" if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM) else error.strerror
         raise ExportError(f"cannot write into {out.parent}: {hint}; choose another place") from error
     return folder
 

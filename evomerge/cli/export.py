@@ -11,12 +11,22 @@ import click
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path), required=False)
 @click.option("--trial", type=click.IntRange(min=0), metavar="N", help="Export trial N instead of the pick.")
-@click.option("--pick", metavar="RULE", help="Pick anew among the confirmed: best-mean, knee, objective:NAME, trial:N.")
-@click.option("--push", metavar="REPO", help="Upload to the Hub repository NAMESPACE/NAME; re-run to resume an upload.")
+@click.option(
+    "--pick", metavar="RULE", help="Pick anew among the confirmed: best-mean, knee, objective:NAME, trial:N."
+)
+@click.option(
+    "--push", metavar="REPO", help="Upload to the Hub repository NAMESPACE/NAME; re-run to resume an upload."
+)
 @click.option("--public", is_flag=True, help="Make the repository public; it is private otherwise.")
 @click.option("--dry-run", is_flag=True, help="Print the model card and write nothing.")
 def command(
-    run: Path, out: Path | None, trial: int | None, pick: str | None, push: str | None, public: bool, dry_run: bool
+    run: Path,
+    out: Path | None,
+    trial: int | None,
+    pick: str | None,
+    push: str | None,
+    public: bool,
+    dry_run: bool,
 ) -> None:
     """Write the winner of RUN to the folder OUT (default RUN/model), check it, and push it if asked.
 
@@ -40,7 +50,9 @@ def command(
         click.echo(f"{folder} holds trial {number} already")
     else:
         exported = export(run, folder, number, click.echo)
-        click.echo(f"{exported.folder}: trial {number}, {exported.responses_checked} responses equal the trial's")
+        click.echo(
+            f"{exported.folder}: trial {number}, {exported.responses_checked} responses equal the trial's"
+        )
     if push:
         click.echo(upload(folder, push, private=not public))
 

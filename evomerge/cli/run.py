@@ -12,11 +12,22 @@ from evomerge.cli.outcome import conclude
 @click.command()
 @click.argument("experiment")
 @click.option("--out", type=click.Path(path_type=Path), help="The run folder. [default: runs/NAME]")
-@click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override a field of the file; repeatable.")
-@click.option("--extend-trials", type=click.IntRange(min=1), metavar="N", help="Add N trials to the run EXPERIMENT or --out.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override a field of the file; repeatable."
+)
+@click.option(
+    "--extend-trials",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Add N trials to the run EXPERIMENT or --out.",
+)
 @click.option("--ray-address", help="Use the Ray cluster at this address (`auto`, `ray://host:10001`).")
 def command(
-    experiment: str, out: Path | None, overrides: tuple[str, ...], extend_trials: int | None, ray_address: str | None
+    experiment: str,
+    out: Path | None,
+    overrides: tuple[str, ...],
+    extend_trials: int | None,
+    ray_address: str | None,
 ) -> None:
     """Launch the search in EXPERIMENT: a file, a shipped name (`evomerge ls`), or a mergekit-evolve file.
 

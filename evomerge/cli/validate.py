@@ -10,7 +10,9 @@ from evomerge.cli.library import find
 
 @click.command()
 @click.argument("name")
-@click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override a field of an experiment.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override a field of an experiment."
+)
 def command(name: str, overrides: tuple[str, ...]) -> None:
     """Check the experiment, recipe or search space NAME (a file or a shipped name) and all that it refers to."""
     kind, path = kind_of(name)
@@ -21,7 +23,7 @@ def command(name: str, overrides: tuple[str, ...]) -> None:
         prepared = prepare(read_experiment(path, overrides))
         for warning in prepared.warnings:
             click.secho(f"warning: {warning}", fg="yellow")
-        counts = {s: sum(map(len, prepared.fitness.items(s).values())) for s in ("search", "confirmation")}  # type: ignore[arg-type]
+        counts = {s: sum(map(len, prepared.fitness.items(s).values())) for s in ("search", "confirmation")}
         click.echo(
             f"{path}: a valid experiment: {len(prepared.space.genes)} genes, {len(prepared.objectives)} objectives, "
             f"{counts['search']} search and {counts['confirmation']} confirmation items"

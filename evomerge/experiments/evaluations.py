@@ -13,18 +13,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 from evomerge.experiments.confirmation import shares
 from evomerge.experiments.journal import Trial
 from evomerge.experiments.loop import Candidate
 from evomerge.experiments.run_folder import write_json
-from evomerge.fitness import Fitness, Responses
+from evomerge.fitness import Fitness, Responses, Split
 from evomerge.recipes import Recipe, write_recipe
 from evomerge.search_spaces.genes import Genome
 from evomerge.workers import Outcome, Pool
 
-Split = Literal["search", "confirmation"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 POLL_SECONDS = 0.5
 
 
@@ -49,7 +49,9 @@ class ResponseStore:
 
     def write(self, split: Split, recipe_hash: str, outcome: Outcome) -> None:
         """Store a successful outcome, in one step."""
-        write_json(self._path(split, recipe_hash), {"items": self._digests[split], "outcome": asdict(outcome)})
+        write_json(
+            self._path(split, recipe_hash), {"items": self._digests[split], "outcome": asdict(outcome)}
+        )
 
     def _path(self, split: Split, recipe_hash: str) -> Path:
         return self._folder / split / f"{recipe_hash}.json"

@@ -12,12 +12,12 @@ import torch
 from evomerge.errors import ConfigError, ExportError, Problem
 from evomerge.experiments import fronts
 from evomerge.experiments.confirmation import read_confirmation
-from evomerge.experiments.evaluations import ResponseStore
+from evomerge.experiments.evaluations import SPLITS, ResponseStore
 from evomerge.experiments.front_file import read_front, recipe_of
 from evomerge.experiments.journal import Journal
 from evomerge.experiments.preflight import Prepared, prepare
-from evomerge.experiments.run_folder import RunFolder
 from evomerge.experiments.run_card import card_of
+from evomerge.experiments.run_folder import RunFolder
 from evomerge.export.card_data import CardData
 from evomerge.export.folder import verify_loads, write_model
 from evomerge.fitness import Responses
@@ -88,18 +88,21 @@ def export(path: Path, out: Path, number: int, report: Callable[[str], None] = l
     return Exported(out, number, checked)
 
 
-def _verify(folder: RunFolder, out: Path, recipe: Recipe, prepared: Prepared, facts: Mapping[str, Any]) -> int:
+def _verify(
+    folder: RunFolder, out: Path, recipe: Recipe, prepared: Prepared, facts: Mapping[str, Any]
+) -> int:
     torch.set_num_threads(facts["placement"]["threads"])
+    model: Any
     model, tokenizer = verify_loads(out)
     if facts["placement"]["device"] == "cuda" and torch.cuda.is_available():
         model = model.to("cuda")
     store, checked = ResponseStore(folder.responses, facts["identity"]["items"]), 0
-    for split in ("search", "confirmation"):
-        stored = store.read(split, recipe.hash)  # type: ignore[arg-type]
+    for split in SPLITS:
+        stored = store.read(split, recipe.hash)
         if stored is None or stored.responses is None:
             continue
         trial = Responses.from_json(stored.responses)
-        exported = prepared.fitness.evaluate(model, tokenizer, prepared.fitness.items(split))  # type: ignore[arg-type]
+        exported = prepared.fitness.evaluate(model, tokenizer, prepared.fitness.items(split))
         checked += _compare(trial, exported, out)
     return checked
 
@@ -115,7 +118,7 @@ def _compare(trial: Responses, exported: Responses, out: Path) -> int:
         for metric, values in part.values.items():
             others = exported.tasks[task].values[metric]
             pairs = zip(part.items, values, others, strict=True)
-            differing = [item for item, a, b in pairs if abs(float(a) - float(b)) > TOLERANCE * max(1.0, abs(float(a)))]
+            differing = [item for item, trial_value, value in pairs if not _equal(trial_value, value)]
             if differing:
                 raise ExportError(
                     f"the model written to {out} answers {len(differing)} of {len(values)} items of {task} ({metric}) "
@@ -126,3 +129,10 @@ def _compare(trial: Responses, exported: Responses, out: Path) -> int:
             count += len(values)
     return count
 
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(_equal(x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, (int, float)) and isinstance(b, (int, float)):
+        return abs(a - b) <= TOLERANCE * max(1.0, abs(a))
+    return bool(a == b)

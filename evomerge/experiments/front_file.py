@@ -20,7 +20,10 @@ def write_front(path: Path, front: Sequence[tuple[Trial, Recipe]], confirmation:
     interval on the confirmation items; null before that) and ``recipe``.
     """
     confirmed = confirmation.trials if confirmation else {}
-    lines = [json.dumps(_entry(trial, recipe, confirmed.get(trial.number)), ensure_ascii=False) for trial, recipe in front]
+    lines = [
+        json.dumps(_entry(trial, recipe, confirmed.get(trial.number)), ensure_ascii=False)
+        for trial, recipe in front
+    ]
     write_atomically(path, "".join(line + "\n" for line in lines))
 
 
@@ -48,6 +51,11 @@ def _entry(trial: Trial, recipe: Recipe, confirmed: Confirmed | None) -> dict[st
 
 def _intervals(confirmed: Confirmed) -> dict[str, Any]:
     return {
-        name: {"value": confirmed.scores[name], "low": interval.low, "high": interval.high, "items": interval.items}
+        name: {
+            "value": confirmed.scores[name],
+            "low": interval.low,
+            "high": interval.high,
+            "items": interval.items,
+        }
         for name, interval in confirmed.intervals.items()
     }

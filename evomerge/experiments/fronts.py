@@ -66,7 +66,11 @@ def pick(rule: str, candidates: Mapping[int, Scores], objectives: Sequence[Objec
         number = int(rule.removeprefix("trial:"))
         if number not in candidates:
             on_front = ", ".join(map(str, numbers))
-            raise ConfigError(Problem(f"trial {number} is not among the confirmed trials", "--pick", f"they are: {on_front}"))
+            raise ConfigError(
+                Problem(
+                    f"trial {number} is not among the confirmed trials", "--pick", f"they are: {on_front}"
+                )
+            )
         return number
     gains = as_gains([candidates[n] for n in numbers], objectives)
     means = np.array([weighted_mean(candidates[n], objectives) for n in numbers])

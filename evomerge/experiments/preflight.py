@@ -53,12 +53,17 @@ class Prepared:
             name: ("base" if name == "base" else "parent", alone(reference, experiment.dtype))
             for name, reference in experiment.references.items()
         }
-        return {**models, "uniform": ("uniform", uniform(list(experiment.parents.values()), experiment.dtype))}
+        return {
+            **models,
+            "uniform": ("uniform", uniform(list(experiment.parents.values()), experiment.dtype)),
+        }
 
 
 def alone(reference: str, dtype: str | None) -> Recipe:
     """Return the recipe of a parent as it is."""
-    return Recipe.model_validate({"merge_method": "passthrough", "models": [{"model": reference}], "dtype": dtype})
+    return Recipe.model_validate(
+        {"merge_method": "passthrough", "models": [{"model": reference}], "dtype": dtype}
+    )
 
 
 def uniform(references: list[str], dtype: str | None) -> Recipe:
@@ -79,12 +84,16 @@ def prepare(experiment: ExperimentConfig, *, out: Path | None = None) -> Prepare
     problems: list[Problem] = []
     parents = _attempt(problems, lambda: _open(experiment))
     fitness = _attempt(problems, lambda: Fitness(experiment.fitness, locate=experiment.where))
-    objectives = tuple(ObjectiveSpec(o.name, o.direction, o.weight) for o in fitness.objectives) if fitness else ()
+    objectives = (
+        tuple(ObjectiveSpec(o.name, o.direction, o.weight) for o in fitness.objectives) if fitness else ()
+    )
     if fitness:
         _attempt(problems, lambda: _check_pick(experiment, objectives))
     space = None
     if parents and not (problems_of_parents := parents.problems()):
-        space = _attempt(problems, lambda: build_search_space(experiment.search_space, _info(experiment, parents)))
+        space = _attempt(
+            problems, lambda: build_search_space(experiment.search_space, _info(experiment, parents))
+        )
         problems += not_finite(parents)
     elif parents:
         problems += problems_of_parents
@@ -93,7 +102,10 @@ def prepare(experiment: ExperimentConfig, *, out: Path | None = None) -> Prepare
         problems += check_recipe(space.express(genome), parents)
     if space and objectives:
         _attempt(
-            problems, lambda: build_searcher(experiment.searcher, space.genes, objectives, experiment.budget.trials, [])
+            problems,
+            lambda: build_searcher(
+                experiment.searcher, space.genes, objectives, experiment.budget.trials, []
+            ),
         )
     if fitness and out:
         problems += _disk(out, fitness, experiment.budget.trials)

@@ -14,7 +14,7 @@ from typing import Any
 from evomerge.errors import ConfigError, RunError, WorkerError
 from evomerge.experiments import fronts, run_folder
 from evomerge.experiments.confirmation import Answered, Confirmation, confirm
-from evomerge.experiments.evaluations import Evaluations, ResponseStore, Split, digest
+from evomerge.experiments.evaluations import SPLITS, Evaluations, ResponseStore, digest
 from evomerge.experiments.front_file import write_front
 from evomerge.experiments.interrupts import Interrupts, watched
 from evomerge.experiments.journal import Journal, Trial
@@ -24,7 +24,7 @@ from evomerge.experiments.run_folder import RunFolder
 from evomerge.experiments.schema import ExperimentConfig, write_experiment
 from evomerge.experiments.summarise import objective_infos, reference_rows
 from evomerge.experiments.tracker import Tracker, row
-from evomerge.fitness import Responses
+from evomerge.fitness import Responses, Split
 from evomerge.recipes import Recipe
 from evomerge.reports.progress import Display
 from evomerge.workers import Placement, Pool, WorkerSpec, connect, place
@@ -43,7 +43,9 @@ class Ended:
     budget: int
 
 
-def start(experiment: ExperimentConfig, out: Path, display: Display, *, ray_address: str | None = None) -> Ended:
+def start(
+    experiment: ExperimentConfig, out: Path, display: Display, *, ray_address: str | None = None
+) -> Ended:
     """Check an experiment and run it in the new folder ``out``.
 
     Raises:
@@ -65,9 +67,7 @@ def start(experiment: ExperimentConfig, out: Path, display: Display, *, ray_addr
         return _carry_on(folder, prepared, display, ray_address)
 
 
-def resume(
-    path: Path, display: Display, *, ray_address: str | None = None, extend_trials: int = 0
-) -> Ended:
+def resume(path: Path, display: Display, *, ray_address: str | None = None, extend_trials: int = 0) -> Ended:
     """Go on with the run in ``path`` exactly where it stopped; with ``extend_trials``, with a larger budget.
 
     Raises:
@@ -106,7 +106,9 @@ class _Workers:
     def pool(self) -> Pool:
         if self._pool is None:
             experiment, placement = self._prepared.experiment, self.placement
-            self._display.note(f"starting {placement.workers} {placement.device} workers ({placement.threads} threads each)")
+            self._display.note(
+                f"starting {placement.workers} {placement.device} workers ({placement.threads} threads each)"
+            )
             spec = WorkerSpec(
                 references=experiment.references,
                 fitness=experiment.fitness.model_dump(mode="json"),
@@ -114,7 +116,9 @@ class _Workers:
                 device=placement.device,
                 threads=placement.threads,
             )
-            self._pool = Pool(spec, placement.workers, retries=experiment.workers.retries, report=self._display.note)
+            self._pool = Pool(
+                spec, placement.workers, retries=experiment.workers.retries, report=self._display.note
+            )
         return self._pool
 
     @property
@@ -144,10 +148,13 @@ def _carry_on(folder: RunFolder, prepared: Prepared, display: Display, ray_addre
         facts = _facts(journal, prepared, workers, display)
         run = _Run(folder, prepared, journal, workers, display, interrupts, facts)
         tracker = run.search(run.references())
-        if len(tracker.trials) < experiment.budget.trials:
-            return Ended(folder, False, len(tracker.trials), experiment.budget.trials)
-        run.confirm(tracker)
-    return Ended(folder, True, len(tracker.trials), experiment.budget.trials)
+        done, budget = len(tracker.trials), experiment.budget.trials
+        if done < budget:
+            display.finished(f"stopped after {done} of {budget} trials")
+            return Ended(folder, False, done, budget)
+        confirmation = run.confirm(tracker)
+        display.finished(f"{budget} trials, {len(tracker.front)} on the front; picked trial {confirmation.pick}")
+    return Ended(folder, True, done, budget)
 
 
 class _Run:
@@ -168,7 +175,9 @@ class _Run:
         self.store = ResponseStore(folder.responses, facts["identity"]["items"])
 
     def evaluations(self, split: Split) -> Evaluations:
-        return Evaluations(self.workers.pool, self.prepared.fitness, self.store, split, self.interrupts.abandon)
+        return Evaluations(
+            self.workers.pool, self.prepared.fitness, self.store, split, self.interrupts.abandon
+        )
 
     def references(self) -> list[dict[str, Any]]:
         """Score the base, the parents and the uniform merge on the search items, once."""
@@ -202,7 +211,9 @@ class _Run:
         experiment, recorded = self.prepared.experiment, self.journal.trials()
         budget, genes = experiment.budget.trials, self.prepared.space.genes
         objectives = self.prepared.objectives
-        tracker = Tracker(objectives, fronts.reference_point([r["objectives"] for r in references], objectives))
+        tracker = Tracker(
+            objectives, fronts.reference_point([r["objectives"] for r in references], objectives)
+        )
         all_failed = AllFailed(max(FEWEST_FAILURES, 2 * self.facts["in_flight"]))
         self.display.started(
             experiment.name, objective_infos(self.facts), budget, len(recorded), reference_rows(references)
@@ -240,7 +251,9 @@ class _Run:
     def confirm(self, tracker: Tracker) -> Confirmation:
         """Evaluate the front and the reference models on the confirmation items, and pick."""
         evaluations, experiment = self.evaluations("confirmation"), self.prepared.experiment
-        models = [(name, kind, None, recipe) for name, (kind, recipe) in self.prepared.reference_recipes.items()]
+        models: list[tuple[str, str, int | None, Recipe]] = [
+            (name, kind, None, recipe) for name, (kind, recipe) in self.prepared.reference_recipes.items()
+        ]
         models += [(f"trial {t.number}", "trial", t.number, self.recipe(t)) for t in self.to_confirm(tracker)]
         self.display.note(f"confirming {len(models)} models on items that the search never saw")
         for *_, recipe in models:
@@ -251,7 +264,9 @@ class _Run:
             if outcome.responses is None:
                 self.display.note(f"{label} could not be confirmed and is left out: {outcome.error}")
                 continue
-            answered.append(Answered(label, kind, number, recipe.hash, Responses.from_json(outcome.responses)))
+            answered.append(
+                Answered(label, kind, number, recipe.hash, Responses.from_json(outcome.responses))
+            )
         if not any(model.kind == "trial" for model in answered):
             raise WorkerError("none of the front's trials could be confirmed; the reasons are above")
         confirmation = confirm(answered, self.prepared.fitness, self.prepared.objectives, experiment.pick)
@@ -279,21 +294,25 @@ def _facts(journal: Journal, prepared: Prepared, workers: _Workers, display: Dis
     """Return the run's facts, recorded when it first started, after checking that they still hold."""
     now = {
         "parents": {name: parent.fingerprint for name, parent in prepared.parents.checkpoints.items()},
-        "items": {split: digest(prepared.fitness.items(split)) for split in ("search", "confirmation")},
+        "items": {split: digest(prepared.fitness.items(split)) for split in SPLITS},
     }
     facts = journal.facts()
     if "identity" in facts:
         _check_identity(facts["identity"], now)
         changed = {k: (v, _versions()[k]) for k, v in facts["versions"].items() if _versions().get(k) != v}
         for library, (then, current) in changed.items():
-            display.note(f"warning: the run began with {library} {then}, this is {current}; results may differ")
+            display.note(
+                f"warning: the run began with {library} {then}, this is {current}; results may differ"
+            )
         return facts
     placement = workers.placement
     in_flight = prepared.experiment.workers.in_flight or max(8, 2 * placement.workers)
     journal.note("objectives", [_objective(o) for o in prepared.fitness.objectives])
     journal.note("versions", _versions())
     journal.note("placement", asdict(placement))
-    journal.note("item_counts", {s: {t: len(i) for t, i in prepared.fitness.items(s).items()} for s in now["items"]})
+    journal.note(
+        "item_counts", {s: {t: len(i) for t, i in prepared.fitness.items(s).items()} for s in SPLITS}
+    )
     journal.note("in_flight", in_flight)
     journal.note("identity", now)  # last: a journal that holds it holds all of the above
     return journal.facts()
@@ -304,8 +323,14 @@ def _objective(objective: Any) -> dict[str, Any]:
 
 
 def _check_identity(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    changed = [f"the weights of {name}" for name in now["parents"] if then["parents"].get(name) != now["parents"][name]]
-    changed += [f"the {split} items" for split in now["items"] if then["items"].get(split) != now["items"][split]]
+    changed = [
+        f"the weights of {name}"
+        for name in now["parents"]
+        if then["parents"].get(name) != now["parents"][name]
+    ]
+    changed += [
+        f"the {split} items" for split in now["items"] if then["items"].get(split) != now["items"][split]
+    ]
     if changed:
         raise RunError(
             f"changed since this run began: {', '.join(changed)}. Its trials cannot be compared with new ones: "
@@ -314,4 +339,6 @@ def _check_identity(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
 
 
 def _versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in LIBRARIES}
+    return {"python": platform.python_version()} | {
+        name: importlib.metadata.version(name) for name in LIBRARIES
+    }

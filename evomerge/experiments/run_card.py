@@ -34,12 +34,18 @@ def card_of(
 
 
 def _search(
-    prepared: Prepared, journal: Journal, facts: Mapping[str, Any], confirmation: Confirmation | None, number: int
+    prepared: Prepared,
+    journal: Journal,
+    facts: Mapping[str, Any],
+    confirmation: Confirmation | None,
+    number: int,
 ) -> SearchInfo:
     experiment, trials = prepared.experiment, journal.trials()
     space, searcher = experiment.search_space, experiment.searcher
     return SearchInfo(
-        search_space=", ".join(f"{key}: {value}" for key, value in space.model_dump(exclude_defaults=True).items()),
+        search_space=", ".join(
+            f"{key}: {value}" for key, value in space.model_dump(exclude_defaults=True).items()
+        ),
         searcher=searcher.kind,
         seed=searcher.seed,
         trials=len(trials),
@@ -72,7 +78,9 @@ def _score(estimate: Estimate) -> Score:
 def _comparisons(confirmation: Confirmation | None, number: int) -> tuple[Comparison, ...]:
     if confirmation is None or confirmation.pick != number:
         return ()
-    test = f"paired sign-flip test over items, corrected for the {len(confirmation.trials)} trials picked from"
+    test = (
+        f"paired sign-flip test over items, corrected for the {len(confirmation.trials)} trials picked from"
+    )
     return tuple(
         Comparison(
             rival=c.against,

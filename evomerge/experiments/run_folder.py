@@ -1,8 +1,8 @@
 """The run folder: everything that one experiment writes, and all that resuming it needs.
 
-    experiment.yaml   the resolved experiment        journal.log    one line a finished trial
-    front.jsonl       the front, kept current        responses/     per-item responses of every evaluation
-    confirmation.json the front on unseen items      report.html    model/   after ``evomerge export``
+experiment.yaml   the resolved experiment        journal.log    one line a finished trial
+front.jsonl       the front, kept current        responses/     per-item responses of every evaluation
+confirmation.json the front on unseen items      report.html    model/   after ``evomerge export``
 """
 
 from __future__ import annotations
@@ -89,7 +89,9 @@ class RunFolder:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                raise RunError(f"another process is working on {self.path}; wait for it, or stop it first") from error
+                raise RunError(
+                    f"another process is working on {self.path}; wait for it, or stop it first"
+                ) from error
             yield
 
 

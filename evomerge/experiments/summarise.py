@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,14 @@ from evomerge.experiments.run_folder import RunFolder
 from evomerge.experiments.statistics import Estimate
 from evomerge.experiments.tracker import Tracker, row
 from evomerge.recipes import write_recipe
-from evomerge.reports.summary import Comparison, ConfirmedRow, Interval, ObjectiveInfo, ReferenceRow, RunSummary
+from evomerge.reports.summary import (
+    Comparison,
+    ConfirmedRow,
+    Interval,
+    ObjectiveInfo,
+    ReferenceRow,
+    RunSummary,
+)
 
 # A merge is flagged when it cuts off, or leaves unextracted, this much more of its answers than the best parent does.
 SHARE_MARGIN = 0.05
@@ -31,7 +39,11 @@ def summarise(path: Path) -> RunSummary:
     journal = Journal.read(folder.journal)
     facts, trials = journal.facts(), journal.trials()
     references = facts.get("references", [])
-    corner = fronts.reference_point([r["objectives"] for r in references], journal.objectives) if references else {}
+    corner = (
+        fronts.reference_point([r["objectives"] for r in references], journal.objectives)
+        if references
+        else {}
+    )
     tracker = Tracker(journal.objectives, corner)
     for trial in trials:
         tracker.add(trial)
@@ -82,12 +94,19 @@ def reference_rows(references: Sequence[Mapping[str, Any]]) -> list[ReferenceRow
 def flags(front: Sequence[Trial], references: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return a warning for each front trial that may "win" by cut-off or unextracted answers."""
     found = []
-    for kind, verb in (("truncated", "cut off by the token limit"), ("unextracted", "without an answer that could be extracted")):
+    for kind, verb in (
+        ("truncated", "cut off by the token limit"),
+        ("unextracted", "without an answer that could be extracted"),
+    ):
         for trial in front:
             for task, share in getattr(trial, kind).items():
-                usual = max((r[kind].get(task, 0.0) for r in references if r["kind"] == "parent"), default=0.0)
+                usual = max(
+                    (r[kind].get(task, 0.0) for r in references if r["kind"] == "parent"), default=0.0
+                )
                 if share > usual + SHARE_MARGIN:
-                    found.append(f"trial {trial.number}: {share:.0%} of its answers to {task} were {verb} (parents: at most {usual:.0%})")
+                    found.append(
+                        f"trial {trial.number}: {share:.0%} of its answers to {task} were {verb} (parents: at most {usual:.0%})"
+                    )
     return found
 
 
@@ -97,7 +116,8 @@ def _confirmed_row(confirmed: Confirmed) -> ConfirmedRow:
         trial=confirmed.trial,
         kind=confirmed.kind,  # type: ignore[arg-type]
         objectives={
-            name: Interval(confirmed.scores[name], e.low, e.high, e.items) for name, e in confirmed.intervals.items()
+            name: Interval(confirmed.scores[name], e.low, e.high, e.items)
+            for name, e in confirmed.intervals.items()
         },
         mean=_interval(confirmed.mean),
         truncated=confirmed.truncated,
@@ -138,5 +158,5 @@ def _facts(facts: Mapping[str, Any], searcher: Mapping[str, Any]) -> dict[str, s
 def _wall_seconds(trials: Sequence[Trial]) -> float:
     """Return the time from the first trial's start to the last one's end, pauses over ten minutes left out."""
     moments = sorted(t for trial in trials for t in (trial.started, trial.finished) if t is not None)
-    gaps = [(b - a).total_seconds() for a, b in zip(moments, moments[1:], strict=False)]
+    gaps = [(b - a).total_seconds() for a, b in pairwise(moments)]
     return sum(gap for gap in gaps if gap < 600)

@@ -92,10 +92,7 @@ def decode_greedily(
         FitnessError: the model's scores hold NaN or infinity.
     """
     positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)
-    fixed: dict[str, Any] = {"use_cache": True}
-    fixed["past_key_values"] = DynamicCache(config=model.config.get_text_config(decoder=True))
-    if "logits_to_keep" in inspect.signature(model.forward).parameters:
-        fixed["logits_to_keep"] = 1
+    fixed = _fixed_arguments(model)
     rows: list[list[int]] = [[] for _ in range(len(input_ids))]
     running = list(range(len(rows)))
     best_sum = torch.zeros((), device=input_ids.device)
@@ -113,6 +110,14 @@ def decode_greedily(
         attention_mask = torch.cat([attention_mask, attention_mask.new_ones(len(rows), 1)], dim=-1)
     check_finite(best_sum)
     return rows
+
+
+def _fixed_arguments(model: PreTrainedModel) -> dict[str, Any]:
+    cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+    last_only = (
+        {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    )
+    return {"use_cache": True, "past_key_values": cache, **last_only}
 
 
 def check_finite(scores: torch.Tensor) -> None:

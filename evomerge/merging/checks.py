@@ -29,9 +29,7 @@ def check_recipe(recipe: Recipe, parents: Parents) -> list[Problem]:
     unknown = [reference for reference in recipe.parents() if reference not in parents.checkpoints]
     if unknown:
         opened = ", ".join(parents.checkpoints)
-        return [
-            Problem(f"{reference!r} is not among the parents: {opened}", "models") for reference in unknown
-        ]
+        return [Problem(f"{reference!r} is not among the parents: {opened}", "models") for reference in unknown]
     found = [*_parameters(recipe, method), *_base(recipe, method), *_tokenizer(recipe)]
     try:
         steps = parents.plan(recipe)
@@ -97,9 +95,7 @@ def _base(recipe: Recipe, method: MergeMethod) -> Iterator[Problem]:
         base = part.base_model or recipe.base_model
         if base is not None and base not in [source.model for source in part.sources]:
             what = f"the base {base!r} is not among the sources of this slice"
-            yield Problem(
-                what, f"slices[{index}].sources", "add it, with the layers that the others start from"
-            )
+            yield Problem(what, f"slices[{index}].sources", "add it, with the layers that the others start from")
     bases = [part.base_model for part in recipe.slices or ()] or [None]
     if recipe.base_model is None and not all(bases):
         hint = "add the model that the others were fine-tuned from, as base_model"
@@ -110,9 +106,7 @@ def _models(method: MergeMethod, steps: tuple[Step, ...]) -> Iterator[Problem]:
     for index, count in sorted({(step.planned.slice_index, len(step.planned.inputs)) for step in steps}):
         low, high = method.min_models, method.max_models
         if count < low or (high is not None and count > high):
-            wanted = (
-                f"exactly {low}" if low == high else f"at least {low}" if high is None else f"at most {high}"
-            )
+            wanted = f"exactly {low}" if low == high else f"at least {low}" if high is None else f"at most {high}"
             what = f"{method.name} merges {wanted} models (a base counts), this recipe has {count}"
             yield Problem(what, f"slices[{index}]" if index else "models")
 
@@ -120,12 +114,8 @@ def _models(method: MergeMethod, steps: tuple[Step, ...]) -> Iterator[Problem]:
 def _missing(recipe: Recipe, method: MergeMethod, steps: tuple[Step, ...]) -> Iterator[Problem]:
     for (name, model), tensors in missing_parameters(recipe, method, steps).items():
         whose = f" of {model}" if model else ""
-        what = (
-            f"{method.name} needs the parameter {name!r}{whose}; it has no value for {len(tensors)} tensors"
-        )
-        yield Problem(
-            f"{what}, such as {tensors[0]}", "models" if model else "parameters", f"add {name}: 0.5"
-        )
+        what = f"{method.name} needs the parameter {name!r}{whose}; it has no value for {len(tensors)} tensors"
+        yield Problem(f"{what}, such as {tensors[0]}", "models" if model else "parameters", f"add {name}: 0.5")
 
 
 def _shapes(steps: tuple[Step, ...], parents: Parents) -> list[Problem]:
@@ -148,13 +138,9 @@ def _tokenizer(recipe: Recipe) -> Iterator[Problem]:
     source = recipe.tokenizer.source if recipe.tokenizer else recipe.tokenizer_source
     if source is not None and source not in ("base", "union", *recipe.parents()):
         hint = suggest(source, ["base", "union", *recipe.parents()])
-        yield Problem(
-            f"the tokenizer source {source!r} is none of the recipe's models", "tokenizer_source", hint
-        )
+        yield Problem(f"the tokenizer source {source!r} is none of the recipe's models", "tokenizer_source", hint)
     if source == "base" and recipe.base_model is None:
-        yield Problem(
-            "the tokenizer is to come from the base, but there is no base_model", "tokenizer_source"
-        )
+        yield Problem("the tokenizer is to come from the base, but there is no base_model", "tokenizer_source")
     if recipe.tokenizer and (recipe.tokenizer.tokens or recipe.tokenizer.pad_to_multiple_of):
         yield Problem("tokens and pad_to_multiple_of are not supported yet", "tokenizer", "leave them out")
     if recipe.chat_template is not None and "{" not in recipe.chat_template:

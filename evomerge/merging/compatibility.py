@@ -54,9 +54,7 @@ def tokenizer_problems(checkpoints: Sequence[Checkpoint]) -> list[Problem]:
     if comparison.kind == "padding":
         hint = "the tokens agree, only padding rows differ; resize the embeddings to one size and save again"
     else:
-        hint = (
-            "only models with one vocabulary can be merged so far; choose parents that share their tokenizer"
-        )
+        hint = "only models with one vocabulary can be merged so far; choose parents that share their tokenizer"
     return [Problem(detail, "tokenizer", hint) for detail in comparison.details]
 
 
@@ -73,9 +71,7 @@ def shape_problems(name: str, shapes: Mapping[str, tuple[int, ...]]) -> list[Pro
     ]
 
 
-def missing_tensors(
-    first: str, names: Sequence[str], other: str, other_names: Sequence[str]
-) -> list[Problem]:
+def missing_tensors(first: str, names: Sequence[str], other: str, other_names: Sequence[str]) -> list[Problem]:
     """Return problems for tensors that one of two models lacks."""
     found: list[Problem] = []
     for owner, lacking, missing in (
@@ -85,9 +81,7 @@ def missing_tensors(
         if missing:
             listed = ", ".join(missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")
             what = f"{lacking} lacks {len(missing)} tensors that {owner} has: {listed}"
-            found.append(
-                Problem(what, lacking, "merge models of one architecture, saved by the same library")
-            )
+            found.append(Problem(what, lacking, "merge models of one architecture, saved by the same library"))
     return found
 
 

@@ -90,16 +90,12 @@ class InPlaceMerger:
         for name, tensor in merged:
             target = self._targets.get(name)
             if target is None or target.shape != tensor.shape:
-                raise MergeError(
-                    f"the recipe makes a tensor {name} {tuple(tensor.shape)}, the resident model has none"
-                )
+                raise MergeError(f"the recipe makes a tensor {name} {tuple(tensor.shape)}, the resident model has none")
             target.copy_(tensor)
             written.add(name)
         self._copy_tied(written)
         if missing := set(self._targets) - written:
-            raise MergeError(
-                f"the recipe leaves {len(missing)} tensors of the resident model unset: {min(missing)}"
-            )
+            raise MergeError(f"the recipe leaves {len(missing)} tensors of the resident model unset: {min(missing)}")
 
     def _copy_tied(self, written: set[str]) -> None:
         """Fill names that are untied in the resident model, but tied in all of the recipe's parents."""
@@ -116,15 +112,11 @@ class InPlaceMerger:
         built = dict(self._build(tensors).state_dict(keep_vars=True))
         for name, target in self.model.state_dict(keep_vars=True).items():
             if built[name].shape != target.shape:
-                raise MergeError(
-                    f"the recipe makes {name} {tuple(built[name].shape)}, not {tuple(target.shape)}"
-                )
+                raise MergeError(f"the recipe makes {name} {tuple(built[name].shape)}, not {tuple(target.shape)}")
             target.copy_(built[name])
 
     def _build(self, tensors: Mapping[str, torch.Tensor]) -> PreTrainedModel:
-        model_class: Any = getattr(
-            transformers, (self._config.architectures or [""])[0], AutoModelForCausalLM
-        )
+        model_class: Any = getattr(transformers, (self._config.architectures or [""])[0], AutoModelForCausalLM)
         # Copies: transformers makes parameters of the very tensors it is given, and ours are views of the
         # parents.
         state = {name: tensor.clone() for name, tensor in tensors.items()}
@@ -134,9 +126,7 @@ class InPlaceMerger:
                     None, config=self._config, state_dict=state, dtype=self._dtype, output_loading_info=True
                 )
             except (RuntimeError, ValueError, KeyError) as error:
-                raise MergeError(
-                    f"transformers cannot build {model_class.__name__} from the base: {error}"
-                ) from error
+                raise MergeError(f"transformers cannot build {model_class.__name__} from the base: {error}") from error
         if info["missing_keys"]:
             raise MergeError(
                 f"the parents lack weights that {model_class.__name__} has: {sorted(info['missing_keys'])}"

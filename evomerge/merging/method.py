@@ -59,9 +59,7 @@ class Parameter:
 
 def switch(name: str, default: bool, description: str) -> Parameter:
     """Return a yes/no parameter of the whole merge, which no search varies unless told to."""
-    return Parameter(
-        name, default, 0, 1, per_model=False, searchable=False, description=description, kind="bool"
-    )
+    return Parameter(name, default, 0, 1, per_model=False, searchable=False, description=description, kind="bool")
 
 
 @dataclass(frozen=True)

@@ -51,9 +51,7 @@ class Parents:
         self._plans: dict[Hashable, tuple[Step, ...]] = {}
 
     @classmethod
-    def open(
-        cls, references: Sequence[str], *, offline: bool = False, base_folder: Path | None = None
-    ) -> Parents:
+    def open(cls, references: Sequence[str], *, offline: bool = False, base_folder: Path | None = None) -> Parents:
         """Resolve and open every reference; headers are read, weights are not.
 
         Args:
@@ -79,9 +77,7 @@ class Parents:
     def __getitem__(self, reference: str) -> Checkpoint:
         if reference not in self.checkpoints:
             opened = ", ".join(map(repr, self.checkpoints))
-            raise CheckpointError(
-                f"the recipe names {reference!r}, which is not among the opened parents: {opened}"
-            )
+            raise CheckpointError(f"the recipe names {reference!r}, which is not among the opened parents: {opened}")
         return self.checkpoints[reference]
 
     @cached_property
@@ -91,11 +87,12 @@ class Parents:
 
     def untied(self, references: Sequence[str]) -> frozenset[str]:
         """Return the names that some of these models tie and others store: a merge of them is untied."""
-        aliases = {alias for reference in references for alias in self.tied[reference]}
+        stored = {reference: self[reference].tensors for reference in references}
+        aliases = {alias for reference in stored for alias in self.tied[reference]}
         return frozenset(
             alias
             for alias in aliases
-            if any(alias in self[r].tensors and alias not in self.tied[r] for r in references)
+            if any(alias in names and alias not in self.tied[reference] for reference, names in stored.items())
         )
 
     def tensor_names(self, references: Sequence[str]) -> dict[str, tuple[str, ...]]:

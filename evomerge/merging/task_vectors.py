@@ -110,10 +110,7 @@ def elected_sum(
     if ``normalize``, divided by the sum of their weights (Yadav et al. 2023, Section 4, steps 2 and 3).
     """
     total = torch.zeros_like(base, dtype=torch.float32)
-    terms = [
-        vector * torch.tensor(weight, dtype=vector.dtype)
-        for vector, weight in zip(vectors, weights, strict=True)
-    ]
+    terms = [vector * torch.tensor(weight, dtype=vector.dtype) for vector, weight in zip(vectors, weights, strict=True)]
     for term in terms:
         total += term
     winner = torch.ge(total.to(base.dtype), 0, out=torch.empty_like(total)).mul_(2).sub_(1)

@@ -97,9 +97,7 @@ def _base(method: MergeMethod, step: Step) -> str | None:
         return None
     if base is None or base not in step.inputs:
         having = ", ".join(step.inputs)
-        raise MergeError(
-            f"tensor {step.name}: {method.name} needs it in the base {base!r}; only {having} has it"
-        )
+        raise MergeError(f"tensor {step.name}: {method.name} needs it in the base {base!r}; only {having} has it")
     return base
 
 

@@ -78,9 +78,7 @@ def _write_companions(recipe: Recipe, parents: Parents, specs: list[TensorSpec],
     """Write config, tokenizer, generation config and the recipe beside the weights."""
     donor = parents[recipe.base_model or recipe.parents()[0]]
     config = output_config(recipe, parents, specs)
-    (folder / "config.json").write_text(
-        json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     source = recipe.tokenizer.source if recipe.tokenizer else recipe.tokenizer_source
     copy_tokenizer(parents.checkpoints.get(source or "", donor).folder, folder)
     if recipe.chat_template is not None:

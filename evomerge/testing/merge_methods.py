@@ -1,9 +1,9 @@
-"""What any merge method must pass. Subclass ``MergeMethodTestCase`` and give its ``method`` fixture your methods.
+"""What any merge method must pass. Subclass ``MergeMethodTestCase``, let its ``method`` fixture return yours.
 
-    class TestMine(MergeMethodTestCase):
-        @pytest.fixture
-        def method(self):
-            return METHODS["mine"]
+class TestMine(MergeMethodTestCase):
+    @pytest.fixture
+    def method(self):
+        return METHODS["mine"]
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def middle(parameter: Parameter) -> float | bool:
     return parameter.default if parameter.kind == "bool" else (parameter.low + parameter.high) / 2
 
 
-def values(method: MergeMethod) -> dict[str, float | bool]:
+def values(method: MergeMethod) -> dict[str, Any]:
     """Return a value for every parameter of the method, the same for all models."""
     return {parameter.name: middle(parameter) for parameter in method.parameters}
 
@@ -113,9 +113,7 @@ class MergeMethodTestCase:
         settings = {**values(method), **{p.name: p.default for p in method.parameters if not p.required}}
         assert torch.allclose(method(**given, **settings).float(), tensor, atol=1e-6)
 
-    def test_order_of_models_does_not_matter_where_all_have_the_same_numbers(
-        self, method: MergeMethod
-    ) -> None:
+    def test_order_of_models_does_not_matter_where_all_have_the_same_numbers(self, method: MergeMethod) -> None:
         given = inputs(method)
         backwards = {**given, "tensors": given["tensors"][::-1]}
         if given["seeds"]:
@@ -129,7 +127,7 @@ class MergeMethodTestCase:
         given = inputs(method)
         whole = method(**given, **values(method))
         for rows in (slice(0, 5), slice(5, None)):
-            part = {
+            part: dict[str, Any] = {
                 "tensors": [tensor[rows] for tensor in given["tensors"]],
                 "base": None if given["base"] is None else given["base"][rows],
             }

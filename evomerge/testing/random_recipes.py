@@ -116,9 +116,7 @@ def _mixture(
     return {**fields, "models": entries, "parameters": parameters}
 
 
-def _entry(
-    method: str, model: str, layers: int, draw: random.Random, filters: Sequence[str]
-) -> dict[str, Any]:
+def _entry(method: str, model: str, layers: int, draw: random.Random, filters: Sequence[str]) -> dict[str, Any]:
     low = -0.2 if draw.random() < 0.2 else 0.05
     parameters = {"weight": _setting(draw, low, 1.2, layers, filters)}
     if method == "ties" and draw.random() < 0.7:

@@ -63,7 +63,7 @@ class Worker:
         self.fitness = Fitness(FitnessConfig.model_validate(spec.fitness))
         parents = Parents.open(list(dict.fromkeys(spec.references.values())))
         base = spec.references.get("base", next(iter(spec.references.values())))
-        self.merger = InPlaceMerger(parents, base=base, dtype=spec.dtype, device=spec.device)
+        self.merger: Any = InPlaceMerger(parents, base=base, dtype=spec.dtype, device=spec.device)
         self.name = f"{os.uname().nodename}:{os.getpid()}"
 
     def ready(self) -> str:
@@ -80,7 +80,9 @@ class Worker:
             merged = time.perf_counter()
             responses = self.fitness.evaluate(self.merger.model, self.merger.tokenizer, items)
         except Exception:
-            return Outcome(None, traceback.format_exc(), seconds=time.perf_counter() - started, worker=self.name)
+            return Outcome(
+                None, traceback.format_exc(), seconds=time.perf_counter() - started, worker=self.name
+            )
         return Outcome(
             responses.to_json(),
             seconds=time.perf_counter() - started,

@@ -59,11 +59,15 @@ def place(
     resources = ray.cluster_resources()
     gpus, cpus = int(resources.get("GPU", 0)), max(1, int(resources.get("CPU", 1)))
     if devices == "cuda" and not gpus:
-        raise WorkerError("workers.devices is cuda, but Ray sees no GPU; use devices: cpu, or check nvidia-smi")
+        raise WorkerError(
+            "workers.devices is cuda, but Ray sees no GPU; use devices: cpu, or check nvidia-smi"
+        )
     device: Literal["cpu", "cuda"] = "cuda" if gpus and devices != "cpu" else "cpu"
     available = gpus if device == "cuda" else cpus
     if count is not None and count > available:
-        raise WorkerError(f"workers.count is {count}, but there are only {available} {device} devices for workers")
+        raise WorkerError(
+            f"workers.count is {count}, but there are only {available} {device} devices for workers"
+        )
     workers = count or min(available, trials)
     return Placement(device, workers, threads or max(1, cpus // workers))
 
@@ -81,7 +85,9 @@ class Pool:
         WorkerError: the workers cannot be built.
     """
 
-    def __init__(self, spec: WorkerSpec, workers: int, *, retries: int, report: Any = lambda text: None) -> None:
+    def __init__(
+        self, spec: WorkerSpec, workers: int, *, retries: int, report: Any = lambda text: None
+    ) -> None:
         self.spec, self.size, self._retries, self._report = spec, workers, retries, report
         gpus = 1 if spec.device == "cuda" else 0
         self._actor = ray.remote(num_cpus=0 if gpus else spec.threads, num_gpus=gpus, max_restarts=0)(Worker)
@@ -136,7 +142,7 @@ class Pool:
         self.close()
 
     def _build(self, count: int) -> list[Any]:
-        actors = [self._actor.remote(self.spec) for _ in range(count)]
+        actors: list[Any] = [self._actor.remote(self.spec) for _ in range(count)]
         try:
             ray.get([actor.ready.remote() for actor in actors], timeout=BUILD_SECONDS)
         except ray.exceptions.GetTimeoutError as error:
@@ -179,5 +185,3 @@ def _reason(error: Exception) -> str:
     """Return a Ray error without Ray's own frames where the cause is one of ours."""
     cause = getattr(error, "cause", None)
     return str(cause or error).strip() or type(error).__name__
-
-

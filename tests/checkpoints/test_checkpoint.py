@@ -93,7 +93,12 @@ def test_writing_to_a_view_changes_neither_the_file_nor_other_readers(tmp_path):
 
 
 def test_scalars_empty_integer_and_unaligned_tensors_are_read(tmp_path):
-    tensors = {"a": torch.tensor(3.0), "b": torch.zeros(0, 4), "c": torch.arange(5), "d": torch.ones(3, dtype=torch.bool)}
+    tensors = {
+        "a": torch.tensor(3.0),
+        "b": torch.zeros(0, 4),
+        "c": torch.arange(5),
+        "d": torch.ones(3, dtype=torch.bool),
+    }
     checkpoint = model_of(tmp_path / "model", tensors)
     assert all(torch.equal(checkpoint.tensor(name), tensor) for name, tensor in tensors.items())
     header = json.dumps({"x": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
@@ -168,7 +173,7 @@ def test_pickled_weights_are_refused_and_the_way_out_is_named(tmp_path):
 
 
 def test_folders_that_are_no_models_are_refused(tmp_path):
-    with pytest.raises(CheckpointError, match="config.json is missing"):
+    with pytest.raises(CheckpointError, match=r"config\.json is missing"):
         Checkpoint(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"no \*\.safetensors file"):

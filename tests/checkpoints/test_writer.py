@@ -1,4 +1,4 @@
-"""Writing models: shards, index and metadata as the libraries expect, and nothing that only looks complete."""
+"""Writing models: shards, index and metadata as libraries expect, and nothing that only looks complete."""
 
 import json
 import os
@@ -113,7 +113,7 @@ def test_read_only_folder_is_refused(tmp_path):
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a file system that not even root may write to")
 def test_place_where_nobody_may_write_is_refused():
-    with pytest.raises(ExportError, match="cannot write into /proc: .*choose another place"):
+    with pytest.raises(ExportError, match=r"cannot write into /proc: .*choose another place"):
         write(Path("/proc/evomerge-out"))
 
 
@@ -139,7 +139,10 @@ def test_an_error_leaves_nothing(tmp_path):
 def test_forgotten_and_unannounced_tensors_are_refused(tmp_path):
     with pytest.raises(ExportError, match="1 tensors were never written: scalar"):
         write(tmp_path / "out", order=tuple(TENSORS)[:-1])
-    with pytest.raises(ExportError, match="was announced as"), CheckpointWriter(tmp_path / "out", SPECS) as writer:
+    with (
+        pytest.raises(ExportError, match="was announced as"),
+        CheckpointWriter(tmp_path / "out", SPECS) as writer,
+    ):
         writer.write("norm", TENSORS["embed"])
     assert not list(tmp_path.iterdir())
 

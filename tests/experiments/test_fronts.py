@@ -1,5 +1,7 @@
 """Fronts, hypervolume and the pick."""
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -63,7 +65,7 @@ def test_reference_point_is_the_worst_of_each_objective() -> None:
 
 
 class TestPick:
-    candidates = {3: {"a": 1.0, "b": 0.0}, 5: {"a": 0.8, "b": 0.8}, 9: {"a": 0.0, "b": 1.0}}
+    candidates: ClassVar = {3: {"a": 1.0, "b": 0.0}, 5: {"a": 0.8, "b": 0.8}, 9: {"a": 0.0, "b": 1.0}}
 
     def test_best_mean(self) -> None:
         assert fronts.pick("best-mean", self.candidates, MAX2) == 5
@@ -82,7 +84,9 @@ class TestPick:
         assert fronts.pick("trial:3", self.candidates, MAX2) == 3
 
     def test_an_unknown_objective_names_the_nearest(self) -> None:
-        with pytest.raises(ConfigError, match="no objective is called 'accuracyy'(.|\n)*did you mean 'accuracy'"):
+        with pytest.raises(
+            ConfigError, match=r"no objective is called 'accuracyy'(.|\n)*did you mean 'accuracy'"
+        ):
             fronts.pick("objective:accuracyy", {0: {"accuracy": 1.0, "loss": 0.0}}, MIXED)
 
     def test_an_unconfirmed_trial_is_refused(self) -> None:

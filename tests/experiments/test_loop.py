@@ -36,7 +36,9 @@ class Line:
     genes = (FloatGene("x", 0.0, 1.0, 0.5),)
 
     def express(self, genome: Genome) -> Recipe:
-        return Recipe(merge_method="linear", models=(ModelInput(model="p", parameters={"weight": genome["x"]}),))
+        return Recipe(
+            merge_method="linear", models=(ModelInput(model="p", parameters={"weight": genome["x"]}),)
+        )
 
     def starting_points(self) -> list[Genome]:
         return []
@@ -58,7 +60,9 @@ class Instant:
         return Trial(candidate.number, dict(candidate.genome), value, candidate.recipe.hash, error)
 
 
-def run(searcher: Echo, recorded: list[Trial], budget: int = 30, in_flight: int = 4, **options: object) -> list[Trial]:
+def run(
+    searcher: Echo, recorded: list[Trial], budget: int = 30, in_flight: int = 4, **options: object
+) -> list[Trial]:
     trials = list(recorded)
     evaluator = options.pop("evaluator", None) or Instant()
     search(
@@ -89,7 +93,9 @@ def test_a_searcher_with_generations_is_asked_when_its_generation_is_told() -> N
 
 @pytest.mark.parametrize("killed_after", [0, 1, 3, 4, 5, 17, 29, 30])
 @pytest.mark.parametrize("generation", [None, 6])
-def test_a_run_resumed_from_any_journal_goes_on_as_if_never_stopped(killed_after: int, generation: int | None) -> None:
+def test_a_run_resumed_from_any_journal_goes_on_as_if_never_stopped(
+    killed_after: int, generation: int | None
+) -> None:
     whole = run(Echo(generation), [])
     evaluator = Instant()
     assert run(Echo(generation), whole[:killed_after], evaluator=evaluator) == whole
@@ -118,9 +124,10 @@ def test_a_journal_of_another_search_is_refused_by_gene() -> None:
 
 def test_a_run_whose_trials_all_fail_stops_with_the_first_error() -> None:
     check = AllFailed(limit=4)
+    for number in range(3):
+        check.check(Trial(number, {}, None, "h", f"ValueError: trial {number}"), last=False)
     with pytest.raises(WorkerError, match=r"all 4 trials failed(.|\n)*first one failed with:\n.*trial 0"):
-        for number in range(10):
-            check.check(Trial(number, {}, None, "h", f"ValueError: trial {number}"), last=False)
+        check.check(Trial(3, {}, None, "h", "ValueError: trial 3"), last=False)
 
 
 def test_a_short_run_whose_trials_all_fail_is_an_error_too() -> None:

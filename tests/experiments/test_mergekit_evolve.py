@@ -38,14 +38,23 @@ def converted(text: str = FILE) -> ExperimentConfig:
 
 def test_models_become_parents_with_distinct_nicknames() -> None:
     experiment = converted()
-    assert experiment.parents == {"model-a": "acme/model-a", "model-b": "acme/model-b@main", "model-a-2": "other/model-a"}
+    assert experiment.parents == {
+        "model-a": "acme/model-a",
+        "model-b": "acme/model-b@main",
+        "model-a-2": "other/model-a",
+    }
     assert experiment.base == "acme/base"
     assert experiment.searcher.kind == "cma-es"
 
 
 def test_tasks_become_objectives_and_negative_weights_minimise() -> None:
     first, second, third = converted().fitness.objectives
-    assert (first.task, first.metric, first.weight, first.direction) == ("arithmetic_ja", "exact_match,none", 2.0, None)
+    assert (first.task, first.metric, first.weight, first.direction) == (
+        "arithmetic_ja",
+        "exact_match,none",
+        2.0,
+        None,
+    )
     assert (second.weight, second.direction) == (1.0, "minimize")
     assert third.metric == "acc,none"
     assert {o.num_fewshot for o in (first, second, third)} == {3}
@@ -56,7 +65,10 @@ def test_tasks_become_objectives_and_negative_weights_minimise() -> None:
 def test_granularity_filters_and_signs_become_a_search_space() -> None:
     space = converted().search_space.model_dump()
     assert space["method"] == "dare_ties"
-    assert space["granularity"] in ({"block": 8}, "block: 8") or getattr(space["granularity"], "block", None) == 8
+    assert (
+        space["granularity"] in ({"block": 8}, "block: 8")
+        or getattr(space["granularity"], "block", None) == 8
+    )
     assert list(space["groups"]) == [{"self_attn": "self_attn"}, {"mlp_down_proj": r"mlp\.down_proj"}]
     assert space["bounds"]["weight"][0] == -1.0
     assert space["fixed"] == {"normalize": False}

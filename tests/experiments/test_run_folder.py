@@ -24,7 +24,8 @@ def test_a_second_process_is_refused_and_a_killed_one_lets_go(tmp_path: Path) ->
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    assert holder.stdout and holder.stdout.readline() == "held\n"
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
     folder = RunFolder(tmp_path)
     assert folder.is_running
     with pytest.raises(RunError, match="another process is working on"), folder.locked():

@@ -39,7 +39,10 @@ def test_interval_covers_the_truth_as_often_as_it_says() -> None:
     generator = np.random.default_rng(0)
     hits = 0
     for _ in range(400):
-        items = {"a": (generator.random(80) < 0.6).astype(float), "b": (generator.random(120) < 0.3).astype(float)}
+        items = {
+            "a": (generator.random(80) < 0.6).astype(float),
+            "b": (generator.random(120) < 0.3).astype(float),
+        }
         estimate = stats.weighted_mean_of(items, {"a": 1.0, "b": 1.0})
         hits += estimate.low <= 0.45 <= estimate.high
     assert 0.92 <= hits / 400 <= 0.98
@@ -70,7 +73,7 @@ def test_p_value_is_corrected_for_the_number_of_candidates() -> None:
 
 def test_p_value_does_not_depend_on_global_random_state() -> None:
     a, b = {"t": np.arange(30) % 2 * 1.0}, {"t": np.arange(30) % 3 / 2}
-    np.random.seed(3)  # noqa: NPY002
+    np.random.seed(3)
     first = stats.paired_p_value(a, b, {"t": 1.0})
-    np.random.seed(4)  # noqa: NPY002
+    np.random.seed(4)
     assert stats.paired_p_value(a, b, {"t": 1.0}) == first

@@ -48,20 +48,32 @@ def test_good_recipes_have_no_problems(family, parents):
         (TIES + "parameters: {desnity: 0.5}", "did you mean 'density'"),
         (TIES + "parameters: {density: 1.5}", "parameters.density: density is 1.5, outside [0, 1]"),
         (TIES + "parameters: {density: [0.5, -1]}", "density is -1, outside [0, 1]"),
-        (TIES + "parameters: {density: [{filter: mlp, value: 7}, {value: 1}]}", "density is 7, outside [0, 1]"),
+        (
+            TIES + "parameters: {density: [{filter: mlp, value: 7}, {value: 1}]}",
+            "density is 7, outside [0, 1]",
+        ),
         (TIES + "parameters: {density: much}", "density is a number, found 'much'"),
         (TIES.replace("weight", "lambda"), "'lambda' belongs to the merge as a whole"),
         (TIES.replace("weight: 0.5", "density: 0.5"), "ties needs the parameter 'weight'"),
         (TIES.replace("weight: 0.5", "weight: [{filter: mlp, value: 1}]"), "no value for 15 tensors"),
         (TIES.replace("base_model: BASE\n", ""), "base_model: ties needs a base model"),
-        ("merge_method: slerp\nmodels: [{model: A}, {model: B}]\nparameters: {t: 1}", "slerp needs a base model"),
+        (
+            "merge_method: slerp\nmodels: [{model: A}, {model: B}]\nparameters: {t: 1}",
+            "slerp needs a base model",
+        ),
         (
             "merge_method: slerp\nbase_model: BASE\nmodels: [{model: A}, {model: B}]\nparameters: {t: 1}",
             "slerp merges exactly 2 models (a base counts), this recipe has 3",
         ),
         ("merge_method: slerp\nbase_model: BASE\nmodels: [{model: A}]", "slerp needs the parameter 't'"),
-        ("merge_method: passthrough\nmodels: [{model: A}, {model: B}]", "passthrough merges at most 1"),
-        ("merge_method: linear\nmodels: [{model: who/knows, parameters: {weight: 1}}]", "'who/knows' is not among"),
+        (
+            "merge_method: passthrough\nmodels: [{model: A}, {model: B}]",
+            "passthrough merges exactly 1 models",
+        ),
+        (
+            "merge_method: linear\nmodels: [{model: who/knows, parameters: {weight: 1}}]",
+            "'who/knows' is not among",
+        ),
         (
             "merge_method: passthrough\nslices: [{sources: [{model: A, layer_range: [0, 9]}]}]",
             "layer_range [0, 9] reaches beyond",
@@ -71,9 +83,15 @@ def test_good_recipes_have_no_problems(family, parents):
             "slices: [{sources: [{model: A, layer_range: [0, 2]}]}]",
             "is not among the sources of this slice",
         ),
-        (TIES + "tokenizer_source: nobody/knows", "the tokenizer source 'nobody/knows' is none of the recipe's"),
+        (
+            TIES + "tokenizer_source: nobody/knows",
+            "the tokenizer source 'nobody/knows' is none of the recipe's",
+        ),
         (TIES + "chat_template: chatml", "chat_template 'chatml' is no template"),
-        (TIES + "tokenizer: {source: base, pad_to_multiple_of: 8}", "pad_to_multiple_of are not supported yet"),
+        (
+            TIES + "tokenizer: {source: base, pad_to_multiple_of: 8}",
+            "pad_to_multiple_of are not supported yet",
+        ),
     ],
 )
 def test_problems_are_named(family, parents, text, expected):
@@ -88,7 +106,7 @@ def test_all_problems_are_found_at_once(family, parents):
 
 @pytest.fixture
 def altered(family, tmp_path):
-    """Return a function that copies parent `a` with other config fields and tensors, and opens it beside the base."""
+    """Return a function that copies parent `a` with other config fields and tensors, and opens it."""
 
     def alter(config=None, tensors=None, drop=()):
         out = shutil.copytree(family["a"], tmp_path / "altered")
@@ -110,7 +128,8 @@ def test_shapes_that_differ_are_named_with_both(altered):
 
 def test_vocabularies_that_differ_are_refused_by_size_and_token(altered):
     parents = altered(
-        {"vocab_size": 70}, {"model.embed_tokens.weight": torch.ones(70, 32), "lm_head.weight": torch.ones(70, 32)}
+        {"vocab_size": 70},
+        {"model.embed_tokens.weight": torch.ones(70, 32), "lm_head.weight": torch.ones(70, 32)},
     )
     tiny_tokenizer(70).save_pretrained(list(parents.checkpoints.values())[1].folder)
     found = "\n".join(map(str, parents.problems()))
@@ -129,7 +148,10 @@ def test_padded_vocabularies_are_told_from_different_ones(altered):
 
 @pytest.mark.parametrize(
     "config",
-    [{"rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}}, {"rope_scaling": {"type": "linear", "factor": 2.0}}],
+    [
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}},
+        {"rope_scaling": {"type": "linear", "factor": 2.0}},
+    ],
 )
 def test_other_rotations_are_refused(altered, config):
     """T6: weights learnt for one rotation do not fit another."""

@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from evomerge.checkpoints import Checkpoint
-from evomerge.errors import ConfigError, ExportError, MergeError
-from evomerge.merging import InPlaceMerger, Parents, check_recipe, merge_tensors, merge_to_folder
+from evomerge.errors import CheckpointError, ConfigError, ExportError, MergeError
+from evomerge.merging import InPlaceMerger, Parents, merge_tensors, merge_to_folder
 from evomerge.merging.preparations import Preparations
 from evomerge.recipes import Recipe, parse_recipe, read_recipe
 from evomerge.testing.tiny_models import tiny_family
@@ -108,7 +108,12 @@ def test_preparations_beyond_their_memory_are_made_anew_with_the_same_result(fam
 def test_dare_depends_on_seed_tensor_and_parent_only(family):
     """T18: the same masks with other models around, in another order, with another number of threads."""
     parents, one = opened(family), recipe_for("dare_linear", {k: family[k] for k in ("base", "a")}, seed=5)
-    others = {"merge_method": "dare_linear", "base_model": one.base_model, "parameters": {"density": 0.6}, "seed": 5}
+    others = {
+        "merge_method": "dare_linear",
+        "base_model": one.base_model,
+        "parameters": {"density": 0.6},
+        "seed": 5,
+    }
     models = [{"model": str(family[n]), "parameters": {"weight": 0.4 if n == "a" else 0.0}} for n in "cba"]
     several = Recipe.model_validate({**others, "models": models})
     first = dict(merge_tensors(one, parents))
@@ -138,7 +143,9 @@ def test_sums_are_float32_and_rounded_once(family):
     parents, recipe = opened(family), recipe_for("linear", family)
     for name, merged in merge_tensors(recipe, parents):
         tensors = [parents.tensor(entry.model, name).double() for entry in recipe.models]
-        assert torch.equal(merged, (sum(tensors) / 3).to(torch.bfloat16)), name
+        exact = sum(tensors) / 3
+        half_a_unit = exact.abs() * 2.0**-8 + 1e-8  # of bfloat16, and what float32 sums may be off
+        assert ((merged.double() - exact).abs() <= half_a_unit).all(), name
 
 
 def test_resident_model_may_be_wider_than_the_checkpoint(family):
@@ -181,7 +188,7 @@ def test_stacked_layers_make_a_deeper_model(family, tmp_path):
     assert torch.equal(model.model.layers[2].mlp.up_proj.weight, third)
     assert torch.equal(model.model.embed_tokens.weight, Checkpoint(family["a"]).tensor("model.embed_tokens.weight"))
     assert torch.equal(model.lm_head.weight, Checkpoint(family["c"]).tensor("lm_head.weight"))
-    with pytest.raises(MergeError, match="the recipe makes a tensor model.layers.2"):
+    with pytest.raises(MergeError, match=r"the recipe makes a tensor model\.layers\.2"):
         resident(family).merge(recipe)
 
 
@@ -265,7 +272,11 @@ def test_integer_buffers_and_stored_rotations_are_handled(family, tmp_path):
         shutil.copytree(family[name], folders[name])
         for index in folders[name].glob("*.safetensors*"):
             index.unlink()
-        stored = {"layers.0.rotary_emb.inv_freq": torch.ones(4), "steps": torch.tensor([3]), "w": torch.ones(2)}
+        stored = {
+            "layers.0.rotary_emb.inv_freq": torch.ones(4),
+            "steps": torch.tensor([3]),
+            "w": torch.ones(2),
+        }
         save_file(stored, folders[name] / "model.safetensors")
     merged = dict(merge_tensors(recipe_for("task_arithmetic", folders), opened(folders)))
     assert merged.keys() == {"steps", "w"}
@@ -308,7 +319,7 @@ def test_overflow_of_the_recipes_dtype_is_found(family, tmp_path):
 
 
 def test_bad_recipes_and_bad_destinations_stop_before_anything_is_written(family, tmp_path):
-    with pytest.raises(ConfigError, match="density is 1.5, outside"):
+    with pytest.raises(ConfigError, match=r"density is 1\.5, outside"):
         merge_to_folder(recipe_for("ties", family, parameters={"density": 1.5}), tmp_path / "out")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("x")
@@ -319,5 +330,5 @@ def test_bad_recipes_and_bad_destinations_stop_before_anything_is_written(family
 
 def test_a_recipe_that_names_a_stranger_is_refused(family):
     recipe = parse_recipe("merge_method: linear\nmodels: [{model: who/knows, parameters: {weight: 1}}]")
-    with pytest.raises(MergeError, match="nothing"):
-        raise MergeError("nothing") if check_recipe(recipe, opened(family)) else AssertionError
+    with pytest.raises(CheckpointError, match=r"'who/knows', which is not among the opened parents: .*base"):
+        resident(family).merge(recipe)

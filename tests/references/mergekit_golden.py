@@ -41,16 +41,31 @@ ON_BASE = {"base_model": "base"}
 CASES = {
     "linear": {"merge_method": "linear", "models": weighted()},
     "linear-sum": {"merge_method": "linear", "models": weighted(), "parameters": {"normalize": False}},
-    "linear-with-base": {"merge_method": "linear", "models": weighted(), "parameters": {"weight": 0.3}, **ON_BASE},
+    "linear-with-base": {
+        "merge_method": "linear",
+        "models": weighted(),
+        "parameters": {"weight": 0.3},
+        **ON_BASE,
+    },
     "linear-bfloat16": {"merge_method": "linear", "models": weighted(), "dtype": "bfloat16"},
-    "slerp": {"merge_method": "slerp", "models": [{"model": "a"}, {"model": "base"}], "parameters": {"t": MIX}, **ON_BASE},
+    "slerp": {
+        "merge_method": "slerp",
+        "models": [{"model": "a"}, {"model": "base"}],
+        "parameters": {"t": MIX},
+        **ON_BASE,
+    },
     "slerp-slices": {
         "merge_method": "slerp",
         "slices": [{"sources": [{"model": "base", **SPAN}, {"model": "b", **SPAN}]}],
         "parameters": {"t": [0, 0.5, 0.3, 0.7, 1]},
         **ON_BASE,
     },
-    "task_arithmetic": {"merge_method": "task_arithmetic", "models": weighted(), "parameters": {"lambda": 0.8}, **ON_BASE},
+    "task_arithmetic": {
+        "merge_method": "task_arithmetic",
+        "models": weighted(),
+        "parameters": {"lambda": 0.8},
+        **ON_BASE,
+    },
     "task_arithmetic-float16": {
         "merge_method": "task_arithmetic",
         "models": [{"model": "base"}, *weighted()],
@@ -66,7 +81,10 @@ CASES = {
         "parameters": {"density": MIX, "rescale": True, "normalize": False, "int8_mask": True},
         **ON_BASE,
     },
-    "passthrough": {"merge_method": "passthrough", "slices": slices([{"filter": "o_proj", "value": 0.5}, {"value": 1}])},
+    "passthrough": {
+        "merge_method": "passthrough",
+        "slices": slices([{"filter": "o_proj", "value": 0.5}, {"value": 1}]),
+    },
 }
 
 
@@ -78,7 +96,9 @@ def main(out: Path) -> None:
     results = {}
     with tempfile.TemporaryDirectory() as work:
         for name, recipe in CASES.items():
-            config = MergeConfiguration.model_validate(json.loads(json.dumps(recipe), object_hook=lambda d: located(d, out)))
+            config = MergeConfiguration.model_validate(
+                json.loads(json.dumps(recipe), object_hook=lambda d: located(d, out))
+            )
             run_merge(config, f"{work}/{name}", options=MergeOptions(quiet=True, copy_tokenizer=False))
             merged = load_file(f"{work}/{name}/model.safetensors")
             results |= {f"{name}/{tensor}": value for tensor, value in merged.items()}

@@ -28,9 +28,7 @@ def main() -> None:
     torch.set_num_threads(1)
     for job in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")):
         config = MergeConfiguration.model_validate(yaml.safe_load(job["recipe"]))
-        options = MergeOptions(
-            quiet=True, copy_tokenizer=False, write_model_card=False, random_seed=job.get("seed", 0)
-        )
+        options = MergeOptions(quiet=True, copy_tokenizer=False, write_model_card=False, random_seed=job.get("seed", 0))
         try:
             run_merge(config, job["out"], options=options)
         except Exception as error:  # it writes the weights before the config, which it cannot always write

@@ -1,8 +1,8 @@
 """Our merges are mergekit's, tensor by tensor: stored results, and live ones if mergekit is there.
 
-How far they may be apart, relative to the largest entry of the tensor: float32 sums in another order differ by a few
-units of 2⁻²⁴. In half precision mergekit rounds every step of a sum of task vectors (bfloat16 to 2⁻⁹, float16 to 2⁻¹²),
-and its weights; we round once. A weighted sum that nearly cancels magnifies that, so weights here do so rarely.
+How far they may be apart, relative to the largest entry of the tensor: float32 sums in another order differ by
+a few units of 2⁻²⁴. In half precision mergekit rounds every step of a sum of task vectors (bfloat16 to 2⁻⁹,
+float16 to 2⁻¹²), and its weights; we round once. A weighted sum that nearly cancels magnifies that.
 """
 
 import json
@@ -26,7 +26,10 @@ HERE = Path(__file__).parent
 GOLDEN = HERE.parent / "golden" / "mergekit"
 BOUNDS = {torch.float32: 1e-6, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 COARSENESS = list(BOUNDS)  # finest first
-FILTERS = {"gpt2": ("attn", "mlp", "ln_", "wte"), "": ("self_attn", "mlp", "norm", "embed", "lm_head", "q_proj")}
+FILTERS = {
+    "gpt2": ("attn", "mlp", "ln_", "wte"),
+    "": ("self_attn", "mlp", "norm", "embed", "lm_head", "q_proj"),
+}
 LAYERS = 4
 EACH = 3  # live recipes for each method, architecture and dtype
 
@@ -63,7 +66,7 @@ def mergekit(tmp_path_factory):
     if not python:
         pytest.skip("set EVOMERGE_MERGEKIT_PYTHON to the Python of an environment with mergekit")
 
-    def merge(recipes, seeds=None):
+    def merge(recipes):
         work = tmp_path_factory.mktemp("mergekit")
         jobs = [{"recipe": write_recipe(r), "out": str(work / f"{i}"), "seed": i} for i, r in enumerate(recipes)]
         (work / "jobs.json").write_text(json.dumps(jobs))
@@ -117,7 +120,7 @@ def test_dare_draws_from_the_same_distribution(mergekit, tmp_path, method, densi
 
 
 def summary(deltas, vector):
-    """Return the share of entries kept, the factor on them, and the slope of the mean against the task vector."""
+    """Return the share of entries kept, the factor on them, and the mean's slope against the task vector."""
     kept = deltas != 0
     factor = (deltas[kept] / vector.expand_as(deltas)[kept]).median()
     slope = (deltas.mean(0) * vector).sum() / (vector * vector).sum()

@@ -51,9 +51,7 @@ def drawn_vectors(
     if seeds is None or len(seeds) != len(tensors):
         raise MergeError(f"DARE draws at random: it needs one seed per tensor, {len(tensors)} of them")
     vectors = task_vectors(tensors, base)
-    return [
-        DrawnVector(vector, _draw(vector.shape, seed)) for vector, seed in zip(vectors, seeds, strict=True)
-    ]
+    return [DrawnVector(vector, _draw(vector.shape, seed)) for vector, seed in zip(vectors, seeds, strict=True)]
 
 
 def _draw(shape: torch.Size, seed: int) -> torch.Tensor:

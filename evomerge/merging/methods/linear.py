@@ -62,7 +62,5 @@ def normalised(weights: Sequence[float]) -> list[float]:
         return [1 / len(weights)] * len(weights)
     total = sum(weights)
     if total == 0:
-        raise MergeError(
-            f"linear: the weights {list(weights)} sum to zero; change them or set normalize: false"
-        )
+        raise MergeError(f"linear: the weights {list(weights)} sum to zero; change them or set normalize: false")
     return [weight / total for weight in weights]

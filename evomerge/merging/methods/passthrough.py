@@ -29,8 +29,6 @@ SCALE = Parameter(
     kind="elementwise",
     max_models=1,
 )
-def passthrough(
-    tensors: Sequence[torch.Tensor], base: torch.Tensor | None, *, scale: Sequence[float]
-) -> torch.Tensor:
+def passthrough(tensors: Sequence[torch.Tensor], base: torch.Tensor | None, *, scale: Sequence[float]) -> torch.Tensor:
     """Return the only tensor, times ``scale`` unless that is 1."""
     return tensors[0] if scale[0] == 1 else tensors[0].float() * scale[0]

@@ -59,9 +59,7 @@ def cosine(tensors: Sequence[torch.Tensor], base: torch.Tensor | None) -> float:
     max_models=2,
     prepare=cosine,
 )
-def slerp(
-    tensors: Sequence[torch.Tensor], base: torch.Tensor | None, *, t: float, prepared: float
-) -> torch.Tensor:
+def slerp(tensors: Sequence[torch.Tensor], base: torch.Tensor | None, *, t: float, prepared: float) -> torch.Tensor:
     """Return the point at ``t`` on the arc from ``base`` to the only tensor, float32.
 
     Nearly parallel or opposite tensors (|cos θ| > 0.9995) are interpolated linearly.
