@@ -68,21 +68,19 @@ def _all(kind: Kind) -> Iterator[Entry]:
 
 
 def _roots() -> list[tuple[Path, str]]:
-    roots = [(Path.cwd(), "project")]
-    roots += [
-        (Path(p), "EVOMERGE_LIBRARY") for p in os.environ.get("EVOMERGE_LIBRARY", "").split(os.pathsep) if p
-    ]
-    roots += [(shipped, "evomerge") for shipped in _shipped()]
-    return [(root, origin) for i, (root, origin) in enumerate(roots) if root not in [r for r, _ in roots[:i]]]
+    shipped = _shipped()
+    named = [(Path.cwd(), "project")]
+    named += [(Path(p), "EVOMERGE_LIBRARY") for p in os.environ.get("EVOMERGE_LIBRARY", "").split(os.pathsep) if p]
+    return [(root, origin) for root, origin in named if root != shipped] + [(shipped, "evomerge")]
 
 
 @cache
-def _shipped() -> tuple[Path, ...]:
+def _shipped() -> Path:
     package = Path(__file__).parent
     checkout = package.parent
     if _is_our_checkout(checkout):
-        return (checkout,)
-    return (package / "_library",)
+        return checkout
+    return package / "_library"
 
 
 def _is_our_checkout(folder: Path) -> bool:

@@ -193,7 +193,7 @@ def anchored(fitness: FitnessConfig, folder: Path) -> FitnessConfig:
     """Make the paths of task files and of functions' files absolute."""
     objectives = tuple(
         objective.model_copy(
-            update={"task": _file(objective.task, folder), "function": _file(objective.function, folder)}
+            update={"task": _file(objective.task, folder), "function": _module(objective.function, folder)}
         )
         for objective in fitness.objectives
     )
@@ -205,6 +205,15 @@ def _file(name: str | None, folder: Path) -> str | None:
     if path.endswith((".yaml", ".yml", ".py")) and (folder / path).is_file():
         return str((folder / path).resolve()) + colon + rest
     return name
+
+
+def _module(function: str | None, folder: Path) -> str | None:
+    """Take ``score:f`` from the score.py beside the experiment file if there is one, else as an installed module."""
+    module, colon, name = (function or "").partition(":")
+    beside = module.replace(".", "/") + ".py"
+    if not module.endswith(".py") and (folder / beside).is_file():
+        return str((folder / beside).resolve()) + colon + name
+    return _file(function, folder)
 
 
 def _collect(problems: list[Problem], read: Any) -> Any:

@@ -27,6 +27,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
+
 from evomerge.errors import FitnessError, Problem, UnknownNameError
 from evomerge.fitness.items import Item, Pools, content_hash, make_items, split_by_hash
 from evomerge.fitness.language_model import Resident
@@ -98,7 +100,8 @@ class FunctionTask:
         chosen = sorted((self._items[item] for item in set(items)), key=lambda item: item.index)
         arguments = {"items": [item.doc for item in chosen]} if self._declares_items else {}
         try:
-            result = self._function(resident.model, resident.tokenizer, **arguments)
+            with torch.no_grad():
+                result = self._function(resident.model, resident.tokenizer, **arguments)
         except Exception as error:
             lines = "".join(traceback.format_exception(error))
             raise FitnessError(

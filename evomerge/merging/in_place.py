@@ -1,16 +1,16 @@
-"""The in-place engine of a search: one resident model whose weights each merge overwrites."""
+"""The in-place engine of a search: one resident model whose weights each merge overwrites.
+
+transformers is imported when a model is built: what only reads the table of methods should not wait for it.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
 from evomerge.checkpoints.tokenizers import GENERATION_CONFIG, TOKENIZER_FILES
 from evomerge.errors import MergeError
@@ -18,6 +18,9 @@ from evomerge.merging.parents import Parents
 from evomerge.merging.preparations import Preparations
 from evomerge.merging.tensors import merge_tensors
 from evomerge.recipes import Recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PREPARED_BYTES = 1 << 30
 
@@ -55,6 +58,8 @@ class InPlaceMerger:
         device: str = "cpu",
         prepared_bytes: int = PREPARED_BYTES,
     ) -> None:
+        from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
         self._parents = parents
         self._preparations = Preparations(prepared_bytes)
         self._dtype = getattr(torch, dtype) if dtype else _usual_dtype(parents, base)
@@ -116,7 +121,11 @@ class InPlaceMerger:
             target.copy_(built[name])
 
     def _build(self, tensors: Mapping[str, torch.Tensor]) -> PreTrainedModel:
-        model_class: Any = getattr(transformers, (self._config.architectures or [""])[0], AutoModelForCausalLM)
+        import transformers
+
+        model_class: Any = getattr(
+            transformers, (self._config.architectures or [""])[0], transformers.AutoModelForCausalLM
+        )
         # Copies: transformers makes parameters of the very tensors it is given, and ours are views of the
         # parents.
         state = {name: tensor.clone() for name, tensor in tensors.items()}
@@ -162,12 +171,14 @@ def _targets(model: PreTrainedModel, tensors: Mapping[str, torch.Tensor]) -> dic
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep transformers' progress bar and load report off the terminal."""
-    bar, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
+    from transformers.utils import logging
+
+    bar, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
-        transformers_logging.set_verbosity(level)
+        logging.set_verbosity(level)
         if bar:
-            transformers_logging.enable_progress_bar()
+            logging.enable_progress_bar()

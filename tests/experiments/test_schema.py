@@ -97,6 +97,8 @@ def test_relative_paths_are_taken_from_the_files_folder(tmp_path: Path) -> None:
     assert experiment.parents == {"math": str(tmp_path / "mine"), "ja": "zoo/lang-ja"}
     assert experiment.base == str(tmp_path / "mine")
     assert experiment.fitness.objectives[0].function == f"{tmp_path / 'score.py'}:f"
+    beside = parse(text.replace("./score.py:f", "score:f"), folder=tmp_path)
+    assert beside.fitness == experiment.fitness
 
 
 def test_base_is_a_reference_model_beside_the_parents() -> None:
