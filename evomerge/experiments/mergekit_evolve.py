@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 
 from evomerge.experiments.schema import Strict
 from evomerge.recipes import yaml
+from evomerge.search_spaces.groups import NAMED_GROUPS
 
 SUPPORTED = ("linear", "slerp", "task_arithmetic", "ties", "dare_ties", "dare_linear")
 DEFAULT_TRIALS = 100  # their --max-fevals
@@ -95,7 +96,7 @@ def _search_space(genome: _Genome) -> dict[str, Any]:
     space: dict[str, Any] = {"kind": "parameter", "method": genome.merge_method}
     space["granularity"] = {"block": genome.layer_granularity} if genome.layer_granularity > 0 else "global"
     if genome.filters:
-        space["groups"] = [{re.sub(r"[^A-Za-z0-9_]+", "_", text): re.escape(text)} for text in genome.filters]
+        space["groups"] = [{_group_name(text): re.escape(text)} for text in genome.filters]
     if genome.smooth:
         space |= {"granularity": "layer", "smooth": SMOOTH_POINTS}
     if genome.merge_method != "slerp":
@@ -103,6 +104,12 @@ def _search_space(genome: _Genome) -> dict[str, Any]:
         space["bounds"] = {"weight": [low, 1.5]}
         space["fixed"] = {"normalize": _normalize(genome)}
     return space
+
+
+def _group_name(text: str) -> str:
+    """Return a name for the tensors that a filter selects, other than the names of our own groups."""
+    name = re.sub(r"[^A-Za-z0-9_]+", "_", text).strip("_")
+    return f"{name}_tensors" if name in (*NAMED_GROUPS, "other", "outside") else name
 
 
 def _normalize(genome: _Genome) -> bool:

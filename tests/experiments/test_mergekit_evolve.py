@@ -18,7 +18,7 @@ genome:
     layer_granularity: 8
     normalize: false
     allow_negative_weights: true
-    filters: [self_attn, mlp.down_proj]
+    filters: [self_attn, mlp.down_proj, mlp]
 tasks:
   - name: arithmetic_ja
     weight: 2.0
@@ -69,7 +69,11 @@ def test_granularity_filters_and_signs_become_a_search_space() -> None:
         space["granularity"] in ({"block": 8}, "block: 8")
         or getattr(space["granularity"], "block", None) == 8
     )
-    assert list(space["groups"]) == [{"self_attn": "self_attn"}, {"mlp_down_proj": r"mlp\.down_proj"}]
+    assert list(space["groups"]) == [
+        {"self_attn": "self_attn"},
+        {"mlp_down_proj": r"mlp\.down_proj"},
+        {"mlp_tensors": "mlp"},
+    ]
     assert space["bounds"]["weight"][0] == -1.0
     assert space["fixed"] == {"normalize": False}
 
