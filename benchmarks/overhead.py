@@ -94,7 +94,7 @@ def report_peer(peer: str, experiment: ExperimentConfig, run: Path, per_minute: 
     }
     started = time.perf_counter()
     done = subprocess.run(
-        [peer, str(PEER)], input=json.dumps(job), text=True, capture_output=True, check=True
+        [peer, str(PEER)], input=json.dumps(job), text=True, stdout=subprocess.PIPE, check=True
     )
     seconds = float(done.stdout.strip().splitlines()[-1])
     print(

@@ -67,6 +67,7 @@ class ResidentLM(HFLM):
             )
         self._max_length = self.max_length  # resolved once: the property reads the config at every call
         self._encodings: dict[tuple[str, bool | None], list[int]] = {}
+        self._pairs: dict[tuple[str, str], tuple[list[int], list[int]]] = {}
         self._stop_checks: dict[tuple[str, ...], StopCheck] = {}
         self._greedy = self.backend == "causal" and can_decode_greedily(model)
         ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
@@ -86,6 +87,13 @@ class ResidentLM(HFLM):
             self._encodings[key] = super().tok_encode(string, add_special_tokens)
         tokens = self._encodings[key]
         return tokens[-left_truncate_len:] if left_truncate_len else tokens
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """Return the tokens of a prompt and of its answer, remembered for the next trial."""
+        key = (context, continuation)
+        if key not in self._pairs:
+            self._pairs[key] = super()._encode_pair(context, continuation)
+        return self._pairs[key]
 
     def _loglikelihood_tokens(
         self, requests: Sequence[Encoded], disable_tqdm: bool = True, override_bs: int | None = None
@@ -131,15 +139,11 @@ class ResidentLM(HFLM):
         picked = logits[torch.tensor(rows, device=self.device), torch.tensor(columns, device=self.device)]
         log_probs = log_softmax(picked, dim=-1, dtype=self.softmax_dtype)
         target = torch.tensor(targets, device=self.device)
-        greedy = (log_probs.argmax(-1) == target).cpu().split(lengths)
         chosen = log_probs.gather(-1, target[:, None]).squeeze(-1)
-        sums = torch.stack([part.sum() for part in chosen.split(lengths)])
+        sums, greedy = _over_answers(chosen, log_probs.argmax(-1) == target, lengths)
         if bool(sums.isnan().any()):
             check_finite(sums)
-        return {
-            index: (total, bool(same.all()))
-            for index, total, same in zip(indices, sums.tolist(), greedy, strict=True)
-        }
+        return dict(zip(indices, zip(sums.tolist(), greedy.tolist(), strict=True), strict=True))
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         """See lm-eval; without progress bars."""
@@ -280,3 +284,20 @@ def _without_tying(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         del model.tie_weights
+
+
+def _over_answers(
+    log_probs: torch.Tensor, same: torch.Tensor, lengths: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return each answer's log-likelihood and whether all its tokens are the likeliest ones: two of shape (answers,).
+
+    Args:
+        log_probs: of the answers' tokens, one answer after the other, shape (tokens,).
+        same: whether each token is the likeliest, shape (tokens,).
+        lengths: tokens of each answer.
+    """
+    if len(set(lengths)) == 1:  # the usual case, without a tensor for each answer
+        rows = (len(lengths), lengths[0])
+        return log_probs.view(rows).sum(1), same.view(rows).all(1)
+    sums = torch.stack([part.sum() for part in log_probs.split(list(lengths))])
+    return sums, torch.stack([part.all() for part in same.split(list(lengths))])
