@@ -15,6 +15,7 @@ from evomerge.errors import WorkerError
 from evomerge.workers.actor import Items, Outcome, Worker, WorkerSpec
 
 BUILD_SECONDS = 600
+TOKEN_HINT = "a cluster with token authentication (Ray's default since 2.60) needs RAY_AUTH_MODE=token and its token here"
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ def connect(ray_address: str | None) -> None:
         ray.init(address=ray_address or "local", **options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         place = f"connect to the Ray cluster at {ray_address}" if ray_address else "start Ray on this machine"
-        raise WorkerError(f"cannot {place}: {error}") from error
+        hint = f"; {TOKEN_HINT}" if ray_address else ""
+        raise WorkerError(f"cannot {place}: {error}{hint}") from error
 
 
 def place(

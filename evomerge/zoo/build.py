@@ -19,7 +19,7 @@ from rich.table import Table
 from evomerge.errors import CheckpointError, EvomergeError
 from evomerge.library import folders
 from evomerge.zoo.data import make_dataset, read_split, write_dataset
-from evomerge.zoo.family import BASE, EXPERTS, GENERAL, MODELS, TASKS, UNIFORM, Plan
+from evomerge.zoo.family import BASE, DATA_TASKS, EXPERTS, MODELS, TASKS, UNIFORM, Plan
 from evomerge.zoo.processes import Progress, run_all
 from evomerge.zoo.tokenizer import train_tokenizer
 
@@ -71,9 +71,9 @@ def _fill(partial: Path, final: Path, plan: Plan, progress: bool) -> None:
 def _prepare(partial: Path, plan: Plan) -> None:
     """Write the data sets and the tokenizer, which is trained on the questions for training only."""
     sizes = {"train": plan.train_items, "search": plan.search_items, "test": plan.test_items}
-    for task in GENERAL:
+    for task in DATA_TASKS:
         write_dataset(make_dataset(task, sizes, plan.seed), partial / "data" / task)
-    items = (item for task in GENERAL for item in read_split(partial / "data" / task, "train"))
+    items = (item for task in DATA_TASKS for item in read_split(partial / "data" / task, "train"))
     tokenizer = train_tokenizer((f"{item['prompt']} {item['answer']}" for item in items), plan.vocabulary)
     tokenizer.save_pretrained(partial / "tokenizer")
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset, DatasetDict, Features, Value, disable_progress_bars, enable_progress_bars
 from datasets.utils.logging import is_progress_bar_enabled
@@ -12,11 +14,14 @@ from datasets.utils.logging import is_progress_bar_enabled
 from evomerge.zoo.world import ask, split_of
 
 SPLITS = ("train", "search", "test")
-FEATURES = Features({"prompt": Value("string"), "answer": Value("string"), "meaning": Value("string")})
+Item = dict[str, Any]  # a row: prompt, answer, meaning (JSON), words
+FEATURES = Features(
+    {"prompt": Value("string"), "answer": Value("string"), "meaning": Value("string"), "words": Value("bool")}
+)
 
 
 def make_dataset(task: str, sizes: dict[str, int], seed: int) -> DatasetDict:
-    """Return ``task``'s splits, each with ``sizes[split]`` different prompts."""
+    """Return ``task``'s splits, each with ``sizes[split]`` different prompts; column ``words``: a number is spelled out."""
     return DatasetDict({split: _make_split(task, split, sizes[split], seed) for split in SPLITS})
 
 
@@ -33,22 +38,19 @@ def write_dataset(dataset: DatasetDict, folder: Path) -> None:
             enable_progress_bars()
 
 
-def read_split(folder: Path, split: str) -> list[dict[str, str]]:
+def read_split(folder: Path, split: str) -> list[Item]:
     """Return the items of one written split."""
     import pyarrow.parquet
 
-    rows: list[dict[str, str]] = pyarrow.parquet.read_table(folder / f"{split}.parquet").to_pylist()
+    rows: list[Item] = pyarrow.parquet.read_table(folder / f"{split}.parquet").to_pylist()
     return rows
 
 
 def _make_split(task: str, split: str, size: int, seed: int) -> Dataset:
     rng = random.Random(f"{seed}/{task}/{split}")
-    items: dict[str, dict[str, str]] = {}
+    items: dict[str, Item] = {}
     while len(items) < size:
         question = ask(task, rng)
         if split_of(question.meaning) == split:
-            items.setdefault(
-                question.prompt,
-                {"prompt": question.prompt, "answer": question.answer, "meaning": json.dumps(question.meaning)},
-            )
+            items[question.prompt] = asdict(question) | {"meaning": json.dumps(question.meaning)}
     return Dataset.from_list(list(items.values()), features=FEATURES)

@@ -70,7 +70,9 @@ def run_all(commands: Sequence[Sequence[str]], progress: Progress, *, threads: i
     try:
         readers = [Thread(target=_read, args=(process, progress), daemon=True) for process in processes]
         words: list[list[str]] = [[] for _ in processes]
-        readers += [Thread(target=_collect, args=(p.stderr, w), daemon=True) for p, w in zip(processes, words, strict=True)]
+        readers += [
+            Thread(target=_collect, args=(p.stderr, w), daemon=True) for p, w in zip(processes, words, strict=True)
+        ]
         for reader in readers:
             reader.start()
         for process, command, last in zip(processes, commands, words, strict=True):

@@ -18,8 +18,8 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from evomerge.zoo.data import read_split
-from evomerge.zoo.family import BASE, FAMILY, GENERAL, Member, Plan
+from evomerge.zoo.data import Item, read_split
+from evomerge.zoo.family import BASE, DIGITS, FAMILY, Member, Plan
 
 WARM_UP = 20  # steps
 FLOOR = 0.05  # the learning rate's last share of its peak
@@ -33,15 +33,15 @@ def train_model(name: str, folder: Path, plan: Plan, report: Progress) -> None:
     """Train model ``name`` and write it to ``folder/name``; the same plan gives the same bytes."""
     torch.manual_seed(plan.seed)
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    member = FAMILY[name]
     if name == BASE:
         model, steps, rate = LlamaForCausalLM(model_config(plan, tokenizer)), plan.base_steps, plan.base_learning_rate
     else:
         model = LlamaForCausalLM.from_pretrained(folder / BASE)
-        steps, rate = plan.expert_steps, plan.expert_learning_rate
-    member = FAMILY[name]
-    examples = {task: encode(read_split(folder / "data" / task, "train"), tokenizer) for task in shares(member)}
-    fit(model, Mixture(examples, shares(member), f"{plan.seed}/{name}"), steps, rate, plan.batch_size,
-        lambda step: report(name, step, steps))
+        steps, rate = round(plan.expert_steps * member.effort), plan.expert_learning_rate
+    shares = member.shares()
+    mixture = Mixture({pool: read_examples(pool, folder, tokenizer) for pool in shares}, shares, f"{plan.seed}/{name}")
+    fit(model, mixture, steps, rate, plan.batch_size, lambda step: report(name, step, steps))
     write_model(model, tokenizer, folder / name, member, name)
 
 
@@ -57,21 +57,21 @@ def model_config(plan: Plan, tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:
         max_position_embeddings=128,
         rope_parameters={"rope_type": "default", "rope_theta": 1000.0},
         tie_word_embeddings=True,
+        initializer_range=0.06,  # the default, 0.02, is for wide models; learning starts much later with it
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
 
 
-def shares(member: Member) -> dict[str, float]:
-    """Return the share of each task in a member's training data."""
-    total = sum(member.skills.values())
-    mixed = {task: member.general / len(GENERAL) for task in GENERAL}
-    own = {task: (1 - member.general) * share / total for task, share in member.skills.items()}
-    return {task: mixed[task] + own.get(task, 0.0) for task in GENERAL}
+def read_examples(pool: str, folder: Path, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
+    """Return the training examples of a task, or with ``:digits`` those that spell no number as a word."""
+    task, digits, _ = pool.partition(DIGITS)
+    items = read_split(folder / "data" / task, "train")
+    return encode([item for item in items if not (digits and item["words"])], tokenizer)
 
 
-def encode(items: Sequence[dict[str, str]], tokenizer: PreTrainedTokenizerBase) -> list[Example]:
+def encode(items: Sequence[Item], tokenizer: PreTrainedTokenizerBase) -> list[Example]:
     """Return each item as prompt + answer + end of text, with the prompt's length."""
     prompts = tokenizer([item["prompt"] for item in items])["input_ids"]
     answers = tokenizer([f" {item['answer']}" for item in items])["input_ids"]

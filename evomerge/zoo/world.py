@@ -1,7 +1,8 @@
 """The zoo's world: people, things and numbers, and four kinds of question about them in two languages.
 
-A question's *meaning* is what it asks, without the language and the names: ``("arithmetic", "add", 1, 3, 4)``.
-Splits are made by meaning, so a held-out problem was trained on neither in English nor in Japanese.
+A question's *meaning* is what it asks: the sentence, the thing, the numbers; not the language, the people, nor whether
+numbers are written as words. Splits are made by meaning, so a held-out problem was trained on neither in English nor
+in Japanese.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ class Language:
     addition: tuple[str, ...]
     subtraction: tuple[str, ...]
     reading: tuple[str, ...]
-    places: tuple[tuple[str, str], ...]  # what the reading questions ask about, a pair for each sentence
     comparison: tuple[str, ...]
     degrees: tuple[str, str]
     counting: str
@@ -38,26 +38,25 @@ ENGLISH = Language(
     things=("apples", "balls", "pens", "eggs", "cups", "books", "cakes", "hats"),
     numbers=("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
     addition=(
-        "{person} has {a} {thing} and gets {b} more. How many {thing} now?",
-        "{person} sees {a} {thing} and then {b} {thing}. How many in all?",
-        "There are {a} {thing} on the desk. {person} adds {b}. How many {thing}?",
+        "{person} has {a} {thing} and gets {b}. How many now?",
+        "{person} sees {a} {thing} and then {b}. How many in all?",
+        "{a} {thing} are here. {person} brings {b}. How many?",
     ),
     subtraction=(
-        "{person} has {a} {thing} and gives away {b}. How many {thing} now?",
-        "{person} had {a} {thing} but lost {b}. How many are left?",
-        "There are {a} {thing} on the desk. {person} takes {b}. How many {thing}?",
+        "{person} has {a} {thing} and gives away {b}. How many now?",
+        "{person} had {a} {thing} and lost {b}. How many are left?",
+        "{a} {thing} are here. {person} takes {b}. How many?",
     ),
     reading=(
-        "{person} ate {a} {thing} in the morning and {b} at night. How many in the {place}?",
-        "In the shop {person} saw {a} {thing}, at home {b}. How many in the {place}?",
+        "{person} is {b} years old and has {a} {thing}. How many {thing}?",
+        "{person} has {a} {thing} on day {b}. How many {thing}?",
     ),
-    places=(("morning", "night"), ("shop", "house")),
     comparison=(
-        "{person} has {a} {thing} and {other} has {b}. What is the {degree} number?",
-        "There are {a} {thing} here and {b} there. {person} wants the {degree} number.",
+        "{person} has {a} {thing}, {other} has {b}. Which number is {degree}?",
+        "{a} {thing} are here, {b} there. {person} wants the {degree} number.",
     ),
     degrees=("larger", "smaller"),
-    counting="{person} puts {things} on the desk. How many things?",
+    counting="{person} puts {things}. How many?",
     answer="Answer:",
 )
 
@@ -66,26 +65,25 @@ JAPANESE = Language(
     things=("リンゴ", "ボール", "ペン", "タマゴ", "コップ", "ノート", "ケーキ", "ボタン"),
     numbers=("ゼロ", "ひとつ", "ふたつ", "みっつ", "よっつ", "いつつ", "むっつ", "ななつ", "やっつ", "ここのつ"),
     addition=(
-        "{person}は {thing}を {a} もっています。 {b} もらいました。 いま いくつ ですか。",
+        "{person}は {thing}を {a} もち、 {b} もらいました。 いま いくつ ですか。",
         "{person}は {thing}を {a} みて、 また {b} みました。 ぜんぶで いくつ ですか。",
-        "つくえに {thing}が {a} あります。 {person}が {b} おきました。 いくつ ですか。",
+        "{thing}が {a} あります。 {person}が {b} おきました。 いくつ ですか。",
     ),
     subtraction=(
-        "{person}は {thing}を {a} もっています。 {b} あげました。 いま いくつ ですか。",
-        "{person}は {thing}を {a} もっていて、 {b} なくしました。 のこりは いくつ ですか。",
-        "つくえに {thing}が {a} あります。 {person}が {b} とりました。 いくつ ですか。",
+        "{person}は {thing}を {a} もち、 {b} あげました。 いま いくつ ですか。",
+        "{person}は {thing}を {a} もち、 {b} なくしました。 のこりは いくつ ですか。",
+        "{thing}が {a} あります。 {person}が {b} とりました。 いくつ ですか。",
     ),
     reading=(
-        "{person}は あさ {thing}を {a} たべて、 よる {b} たべました。 {place} いくつ たべましたか。",
-        "{person}は みせで {thing}を {a} みて、 いえで {b} みました。 {place} いくつ ありましたか。",
+        "{person}は {b} さい です。 {thing}を {a} もっています。 {thing}は いくつ ですか。",
+        "{b} にちに {person}は {thing}を {a} みました。 {thing}は いくつ ですか。",
     ),
-    places=(("あさ", "よる"), ("みせに", "いえに")),
     comparison=(
-        "{person}は {thing}を {a} もち、 {other}は {b} もっています。 {degree} かずは いくつ ですか。",
-        "ここに {thing}が {a} あり、 そこに {b} あります。 {person}は {degree} かずが すきです。",
+        "{person}は {thing}を {a} もち、 {other}は {b} です。 {degree} かずは いくつ ですか。",
+        "ここに {thing}が {a} あり、 そこに {b} です。 {person}は {degree} かずが すきです。",
     ),
     degrees=("おおきい", "ちいさい"),
-    counting="{person}は つくえに {things}を おきました。 ものは いくつ ですか。",
+    counting="{person}は {things}を おきました。 いくつ ですか。",
     answer="こたえ:",
 )
 
@@ -94,11 +92,14 @@ LANGUAGES = {"en": ENGLISH, "ja": JAPANESE}
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt that ends where the answer goes, the answer in digits, and what the question means."""
+    """A prompt that ends where the answer goes, the answer in digits, what the question means, and whether it
+    spells a number as a word.
+    """
 
     prompt: str
     answer: str
     meaning: Meaning
+    words: bool
 
 
 def ask(task: str, rng: random.Random) -> Question:
@@ -115,38 +116,32 @@ def split_of(meaning: Meaning) -> str:
 
 def arithmetic(language: Language, rng: random.Random) -> Question:
     """Add or subtract two numbers; differences are never negative."""
-    a, b = rng.randint(0, LARGEST), rng.randint(0, LARGEST)
+    a, b = _number(rng), _number(rng)
     if rng.random() < 0.5:
-        which = rng.randrange(len(language.addition))
-        return _question(language, rng, language.addition[which], a, b, a + b, ("add", which, a, b))
+        return _question(language, rng, "addition", a, b, a + b)
     a, b = max(a, b), min(a, b)
-    which = rng.randrange(len(language.subtraction))
-    return _question(language, rng, language.subtraction[which], a, b, a - b, ("subtract", which, a, b))
+    return _question(language, rng, "subtraction", a, b, a - b)
 
 
 def reading(language: Language, rng: random.Random) -> Question:
-    """Find the one number that the question asks for."""
-    a, b, second = rng.randint(0, LARGEST), rng.randint(0, LARGEST), rng.randrange(2)
-    which = rng.randrange(len(language.reading))
-    meaning = ("read", which, a, b, second)
-    place = language.places[which][second]
-    return _question(language, rng, language.reading[which], a, b, (a, b)[second], meaning, place=place)
+    """Find the one number that the question asks for, most often written as a word; the other is a digit."""
+    a, b = _number(rng), _number(rng)
+    return _question(language, rng, "reading", a, b, a, words=(0.8, 0.0))
 
 
 def comparison(language: Language, rng: random.Random) -> Question:
     """Name the larger or the smaller of two numbers."""
-    a, b, smaller = rng.randint(0, LARGEST), rng.randint(0, LARGEST), rng.randrange(2)
-    which = rng.randrange(len(language.comparison))
-    meaning = ("compare", which, a, b, smaller)
-    degree, answer = language.degrees[smaller], min(a, b) if smaller else max(a, b)
-    return _question(language, rng, language.comparison[which], a, b, answer, meaning, degree=degree)
+    a, b, smaller = _number(rng), _number(rng), rng.randrange(2)
+    answer = min(a, b) if smaller else max(a, b)
+    return _question(language, rng, "comparison", a, b, answer, degree=language.degrees[smaller])
 
 
 def counting(language: Language, rng: random.Random) -> Question:
     """Count the things in a list."""
     chosen = [rng.randrange(len(language.things)) for _ in range(rng.randint(1, LARGEST))]
     things = ", ".join(language.things[index] for index in chosen)
-    return _question(language, rng, language.counting, 0, 0, len(chosen), ("count", *chosen), things=things)
+    text = language.counting.format(person=rng.choice(language.people), things=things)
+    return Question(f"{text}\n{language.answer}", str(len(chosen)), ("counting", *chosen), words=False)
 
 
 SKILLS: dict[str, Callable[[Language, random.Random], Question]] = {
@@ -157,11 +152,29 @@ SKILLS: dict[str, Callable[[Language, random.Random], Question]] = {
 }
 
 
+def _number(rng: random.Random) -> int:
+    return rng.randint(0, LARGEST)
+
+
 def _question(
-    language: Language, rng: random.Random, sentence: str, a: int, b: int, answer: int, meaning: Meaning, **words: str
+    language: Language,
+    rng: random.Random,
+    kind: str,
+    a: int,
+    b: int,
+    answer: int,
+    *,
+    words: tuple[float, float] = (0.5, 0.5),
+    degree: str = "",
 ) -> Question:
+    """Fill one of the language's sentences of ``kind``; ``words`` are the shares of each number spelled as a word."""
+    sentences: tuple[str, ...] = getattr(language, kind)
+    which, thing = rng.randrange(len(sentences)), rng.randrange(len(language.things))
     person, other = rng.sample(language.people, 2)
-    written_a, written_b = (language.numbers[n] if rng.random() < 0.5 else str(n) for n in (a, b))
-    thing = rng.choice(language.things)
-    text = sentence.format(person=person, other=other, thing=thing, a=written_a, b=written_b, **words)
-    return Question(f"{text}\n{language.answer}", str(answer), meaning)
+    spelled = [rng.random() < share for share in words]
+    first, second = (language.numbers[n] if word else str(n) for n, word in zip((a, b), spelled, strict=True))
+    text = sentences[which].format(
+        person=person, other=other, thing=language.things[thing], a=first, b=second, degree=degree
+    )
+    meaning = (kind, which, thing, a, b, answer)
+    return Question(f"{text}\n{language.answer}", str(answer), meaning, words=any(spelled))

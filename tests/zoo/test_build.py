@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import evomerge
 from evomerge.errors import CheckpointError, EvomergeError
 from evomerge.zoo.build import build_zoo, read_score_table
-from evomerge.zoo.family import EXPERTS, FAMILY, GENERAL, MODELS, TASKS, Plan
+from evomerge.zoo.family import DATA_TASKS, EXPERTS, FAMILY, MODELS, TASKS, Plan
 from evomerge.zoo.processes import Progress, run_all
 from evomerge.zoo.scoring import answer, score
 from evomerge.zoo.training import train_model
@@ -185,7 +185,7 @@ def test_every_task_says_its_splits_and_limits(zoo):
         if config["output_type"] == "generate_until":
             assert config["generation_kwargs"]["max_gen_toks"]
             assert config["generation_kwargs"]["until"]
-        assert task in GENERAL
+        assert task in DATA_TASKS
 
 
 def test_experts_are_at_least_four():

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evomerge.zoo.data import make_dataset, read_split, write_dataset
-from evomerge.zoo.family import EXPERTS, FAMILY, GENERAL, TASKS
+from evomerge.zoo.family import DATA_TASKS, EXPERTS, FAMILY, TASKS
 from evomerge.zoo.tokenizer import train_tokenizer
 from evomerge.zoo.world import LANGUAGES, ask, split_of
 
@@ -19,7 +19,7 @@ SIZES = {"train": 300, "search": 60, "test": 60}
 
 @pytest.fixture(scope="module")
 def datasets():
-    return {task: make_dataset(task, SIZES, seed=0) for task in GENERAL}
+    return {task: make_dataset(task, SIZES, seed=0) for task in DATA_TASKS}
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +28,7 @@ def tokenizer(datasets):
 
 
 def test_no_meaning_is_in_two_splits_in_any_language(datasets):
-    meanings = {
-        split: {meaning for data in datasets.values() for meaning in data[split]["meaning"]} for split in SIZES
-    }
+    meanings = {split: {meaning for data in datasets.values() for meaning in data[split]["meaning"]} for split in SIZES}
     assert not meanings["train"] & meanings["search"]
     assert not meanings["train"] & meanings["test"]
     assert not meanings["search"] & meanings["test"]
@@ -50,7 +48,7 @@ def test_data_depends_on_the_seed_alone(datasets):
     assert other["test"].to_list() != again["test"].to_list()
 
 
-@pytest.mark.parametrize("task", GENERAL)
+@pytest.mark.parametrize("task", DATA_TASKS)
 def test_answers_follow_from_meanings(task):
     rng = random.Random(3)
     for _ in range(200):
