@@ -19,7 +19,8 @@ install: $(STAMP)  ## Make .venv with everything in it
 
 quickstart: $(STAMP)  ## The main job: build the zoo, search, confirm, report, export, load
 	$(BIN)/evomerge zoo build
-	$(BIN)/evomerge run quickstart --out runs/quickstart
+	if [ -e runs/quickstart/experiment.yaml ]; then $(BIN)/evomerge resume runs/quickstart; \
+	else $(BIN)/evomerge run quickstart --out runs/quickstart; fi
 	$(BIN)/evomerge export runs/quickstart
 	$(BIN)/python docs/ask.py runs/quickstart/model
 

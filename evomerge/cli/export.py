@@ -49,7 +49,7 @@ def command(
     if push and is_export_of(folder, run, number):
         click.echo(f"{folder} holds trial {number} already")
     else:
-        exported = export(run, folder, number, click.echo)
+        exported = export(run, out, number, click.echo)
         click.echo(
             f"{exported.folder}: trial {number}, {exported.responses_checked} responses equal the trial's"
         )

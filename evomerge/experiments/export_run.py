@@ -73,24 +73,27 @@ def describe(path: Path, number: int) -> tuple[Prepared, Recipe, CardData]:
     return prepared, recipe, card_of(prepared, journal, confirmation, number, recipe)
 
 
-def export(path: Path, out: Path, number: int, report: Callable[[str], None] = lambda text: None) -> Exported:
+def export(path: Path, out: Path | None, number: int, report: Callable[[str], None] = lambda text: None) -> Exported:
     """Write trial ``number`` of the run in ``path`` to ``out``, and verify it.
+
+    Args:
+        out: a folder that does not exist or is empty; None for the run's own ``model/``, which is replaced.
+        report: called with a line of text at each stage.
 
     Raises:
         ExportError: the folder cannot be written or loaded, or does not answer as the trial did.
     """
     prepared, recipe, card = describe(path, number)
-    report(f"writing trial {number} to {out}")
-    write_model(recipe, out, card=card, parents=prepared.parents)
+    folder = out or RunFolder(path).model
+    report(f"writing trial {number} to {folder}")
+    write_model(recipe, folder, card=card, parents=prepared.parents, overwrite=out is None)
     report("loading it with transformers alone and asking it the same items")
     journal = Journal.read(RunFolder(path).journal)
-    checked = _verify(RunFolder(path), out, recipe, prepared, journal.facts())
-    return Exported(out, number, checked)
+    checked = _verify(RunFolder(path), folder, recipe, prepared, journal.facts())
+    return Exported(folder, number, checked)
 
 
-def _verify(
-    folder: RunFolder, out: Path, recipe: Recipe, prepared: Prepared, facts: Mapping[str, Any]
-) -> int:
+def _verify(folder: RunFolder, out: Path, recipe: Recipe, prepared: Prepared, facts: Mapping[str, Any]) -> int:
     torch.set_num_threads(facts["placement"]["threads"])
     model: Any
     model, tokenizer = verify_loads(out)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from evomerge.checkpoints import Checkpoint
-from evomerge.errors import ConfigError, EvomergeError, Problem
+from evomerge.errors import CheckpointError, ConfigError, EvomergeError, Problem
 from evomerge.experiments import fronts
 from evomerge.experiments.schema import ExperimentConfig
 from evomerge.fitness import Fitness
@@ -146,7 +146,16 @@ def size_of(checkpoint: Checkpoint) -> int:
 
 
 def _open(experiment: ExperimentConfig) -> Parents:
-    return Parents.open(list(dict.fromkeys(experiment.references.values())))
+    problems, checkpoints = [], {}
+    for name, reference in experiment.references.items():
+        try:
+            checkpoints |= Parents.open([reference]).checkpoints
+        except CheckpointError as error:
+            key = ("base",) if name == "base" else ("parents", name)
+            problems.append(Problem(str(error), experiment.where(key)))
+    if problems:
+        raise ConfigError(problems)
+    return Parents(checkpoints)
 
 
 def _info(experiment: ExperimentConfig, parents: Parents) -> ParentsInfo:

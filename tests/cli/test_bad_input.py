@@ -58,7 +58,8 @@ def refused(folder, capsys, monkeypatch):
 
 def test_a_missing_parent(refused) -> None:
     message = refused(replace=("./models/c", "./models/nowhere"))
-    assert "nowhere" in message
+    assert "experiment.yaml:3: parents.c: " in message
+    assert "models/nowhere': no such folder" in message
 
 
 def test_a_zoo_name_with_a_slip(refused, monkeypatch, tmp_path) -> None:
