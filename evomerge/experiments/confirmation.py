@@ -114,8 +114,7 @@ def read_confirmation(path: Path) -> Confirmation | None:
         pick=data["pick"],
         rule=data["rule"],
         comparisons=tuple(
-            PairedComparison(c["against"], Estimate(**c["difference"]), c["p_value"])
-            for c in data["comparisons"]
+            PairedComparison(c["against"], Estimate(**c["difference"]), c["p_value"]) for c in data["comparisons"]
         ),
     )
 
@@ -125,9 +124,7 @@ def _read_row(row: Mapping[str, Any]) -> Confirmed:
     return Confirmed(**{**row, "intervals": intervals, "mean": Estimate(**row["mean"])})
 
 
-def _row(
-    model: Answered, gains: Mapping[str, np.ndarray], fitness: Fitness, weights: Mapping[str, float]
-) -> Confirmed:
+def _row(model: Answered, gains: Mapping[str, np.ndarray], fitness: Fitness, weights: Mapping[str, float]) -> Confirmed:
     responses = {o.name: fitness.item_values(model.responses, o.name) for o in fitness.objectives}
     return Confirmed(
         label=model.label,
@@ -148,10 +145,6 @@ def shares(responses: Responses, kind: Literal["truncated", "unextracted"]) -> d
     return {task: sum(marked) / len(marked) for task, marked in marks.items() if marked}
 
 
-def _gains(
-    responses: Responses, fitness: Fitness, objectives: Sequence[ObjectiveSpec]
-) -> dict[str, np.ndarray]:
+def _gains(responses: Responses, fitness: Fitness, objectives: Sequence[ObjectiveSpec]) -> dict[str, np.ndarray]:
     signs = {o.name: 1.0 if o.direction == "maximize" else -1.0 for o in objectives}
-    return {
-        name: sign * statistics.stack(fitness.item_values(responses, name)) for name, sign in signs.items()
-    }
+    return {name: sign * statistics.stack(fitness.item_values(responses, name)) for name, sign in signs.items()}

@@ -49,9 +49,7 @@ class ResponseStore:
 
     def write(self, split: Split, recipe_hash: str, outcome: Outcome) -> None:
         """Store a successful outcome, in one step."""
-        write_json(
-            self._path(split, recipe_hash), {"items": self._digests[split], "outcome": asdict(outcome)}
-        )
+        write_json(self._path(split, recipe_hash), {"items": self._digests[split], "outcome": asdict(outcome)})
 
     def _path(self, split: Split, recipe_hash: str) -> Path:
         return self._folder / split / f"{recipe_hash}.json"
@@ -90,6 +88,11 @@ class Evaluations:
             return
         self._pending.add(key)
         self._pool().submit(key, write_recipe(recipe), self._items)
+
+    def recall(self, trials: Sequence[Trial]) -> None:
+        """Take note of the journal's trials: a recipe that failed then has failed now too."""
+        self._asked |= {trial.recipe_hash for trial in trials}
+        self._failed |= {t.recipe_hash: Outcome(None, t.error) for t in trials if t.failed}
 
     def outcome(self, recipe: Recipe) -> Outcome:
         """Wait for the recipe's evaluation and return its outcome."""

@@ -21,8 +21,7 @@ def write_front(path: Path, front: Sequence[tuple[Trial, Recipe]], confirmation:
     """
     confirmed = confirmation.trials if confirmation else {}
     lines = [
-        json.dumps(_entry(trial, recipe, confirmed.get(trial.number)), ensure_ascii=False)
-        for trial, recipe in front
+        json.dumps(_entry(trial, recipe, confirmed.get(trial.number)), ensure_ascii=False) for trial, recipe in front
     ]
     write_atomically(path, "".join(line + "\n" for line in lines))
 

@@ -67,9 +67,7 @@ def pick(rule: str, candidates: Mapping[int, Scores], objectives: Sequence[Objec
         if number not in candidates:
             on_front = ", ".join(map(str, numbers))
             raise ConfigError(
-                Problem(
-                    f"trial {number} is not among the confirmed trials", "--pick", f"they are: {on_front}"
-                )
+                Problem(f"trial {number} is not among the confirmed trials", "--pick", f"they are: {on_front}")
             )
         return number
     gains = as_gains([candidates[n] for n in numbers], objectives)

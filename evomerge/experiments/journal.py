@@ -137,23 +137,17 @@ class Journal:
         try:
             self._study.add_trial(frozen)
         except OSError as error:
-            raise RunError(
-                f"cannot write to {self.path}: {error}; free some space, then resume the run"
-            ) from error
+            raise RunError(f"cannot write to {self.path}: {error}; free some space, then resume the run") from error
 
     def _read(self, frozen: FrozenTrial) -> Trial:
         attributes = {
-            key.removeprefix(PREFIX): value
-            for key, value in frozen.user_attrs.items()
-            if key.startswith(PREFIX)
+            key.removeprefix(PREFIX): value for key, value in frozen.user_attrs.items() if key.startswith(PREFIX)
         }
         failed = frozen.state != TrialState.COMPLETE
         return Trial(
             number=frozen.number,
             genome=dict(frozen.params),
-            objectives=None
-            if failed
-            else {o.name: v for o, v in zip(self.objectives, frozen.values, strict=True)},
+            objectives=None if failed else {o.name: v for o, v in zip(self.objectives, frozen.values, strict=True)},
             started=frozen.datetime_start,
             finished=frozen.datetime_complete,
             **attributes,

@@ -82,10 +82,7 @@ def _nicknames(models: list[str]) -> dict[str, str]:
     """Name each model after the last part of its reference; a number tells equal names apart."""
     parents: dict[str, str] = {}
     for model in models:
-        name = (
-            re.sub(r"[^A-Za-z0-9_-]+", "-", model.split("@")[0].rstrip("/").split("/")[-1]).strip("-")
-            or "parent"
-        )
+        name = re.sub(r"[^A-Za-z0-9_-]+", "-", model.split("@")[0].rstrip("/").split("/")[-1]).strip("-") or "parent"
         name = f"{name}-parent" if name in ("base", "uniform") else name
         unique = name if name not in parents else f"{name}-{sum(n.startswith(name) for n in parents) + 1}"
         parents[unique] = model

@@ -61,9 +61,7 @@ class Prepared:
 
 def alone(reference: str, dtype: str | None) -> Recipe:
     """Return the recipe of a parent as it is."""
-    return Recipe.model_validate(
-        {"merge_method": "passthrough", "models": [{"model": reference}], "dtype": dtype}
-    )
+    return Recipe.model_validate({"merge_method": "passthrough", "models": [{"model": reference}], "dtype": dtype})
 
 
 def uniform(references: list[str], dtype: str | None) -> Recipe:
@@ -84,16 +82,12 @@ def prepare(experiment: ExperimentConfig, *, out: Path | None = None) -> Prepare
     problems: list[Problem] = []
     parents = _attempt(problems, lambda: _open(experiment))
     fitness = _attempt(problems, lambda: Fitness(experiment.fitness, locate=experiment.where))
-    objectives = (
-        tuple(ObjectiveSpec(o.name, o.direction, o.weight) for o in fitness.objectives) if fitness else ()
-    )
+    objectives = tuple(ObjectiveSpec(o.name, o.direction, o.weight) for o in fitness.objectives) if fitness else ()
     if fitness:
         _attempt(problems, lambda: _check_pick(experiment, objectives))
     space = None
     if parents and not (problems_of_parents := parents.problems()):
-        space = _attempt(
-            problems, lambda: build_search_space(experiment.search_space, _info(experiment, parents))
-        )
+        space = _attempt(problems, lambda: build_search_space(experiment.search_space, _info(experiment, parents)))
         problems += not_finite(parents)
     elif parents:
         problems += problems_of_parents
@@ -103,9 +97,7 @@ def prepare(experiment: ExperimentConfig, *, out: Path | None = None) -> Prepare
     if space and objectives:
         _attempt(
             problems,
-            lambda: build_searcher(
-                experiment.searcher, space.genes, objectives, experiment.budget.trials, []
-            ),
+            lambda: build_searcher(experiment.searcher, space.genes, objectives, experiment.budget.trials, []),
         )
     if fitness and out:
         problems += _disk(out, fitness, experiment.budget.trials)
@@ -146,7 +138,8 @@ def size_of(checkpoint: Checkpoint) -> int:
 
 
 def _open(experiment: ExperimentConfig) -> Parents:
-    problems, checkpoints = [], {}
+    problems: list[Problem] = []
+    checkpoints: dict[str, Checkpoint] = {}
     for name, reference in experiment.references.items():
         try:
             checkpoints |= Parents.open([reference]).checkpoints
@@ -171,7 +164,13 @@ def _info(experiment: ExperimentConfig, parents: Parents) -> ParentsInfo:
 
 
 def _check_pick(experiment: ExperimentConfig, objectives: tuple[ObjectiveSpec, ...]) -> None:
-    if not experiment.pick.startswith("trial:"):
+    if experiment.pick.startswith("trial:"):
+        if int(experiment.pick.removeprefix("trial:")) >= experiment.budget.trials:
+            last = experiment.budget.trials - 1
+            raise ConfigError(
+                Problem(f"there will be no {experiment.pick}", experiment.where(("pick",)), f"the last is {last}")
+            )
+    else:
         fronts.pick(experiment.pick, {0: {o.name: 0.0 for o in objectives}}, objectives)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from evomerge.errors import ConfigError, RunError, WorkerError
 from evomerge.experiments import fronts, run_folder
-from evomerge.experiments.confirmation import Answered, Confirmation, confirm
+from evomerge.experiments.confirmation import Answered, Confirmation, confirm, read_confirmation
 from evomerge.experiments.evaluations import SPLITS, Evaluations, ResponseStore, digest
 from evomerge.experiments.front_file import write_front
 from evomerge.experiments.interrupts import Interrupts, watched
@@ -43,9 +43,7 @@ class Ended:
     budget: int
 
 
-def start(
-    experiment: ExperimentConfig, out: Path, display: Display, *, ray_address: str | None = None
-) -> Ended:
+def start(experiment: ExperimentConfig, out: Path, display: Display, *, ray_address: str | None = None) -> Ended:
     """Check an experiment and run it in the new folder ``out``.
 
     Raises:
@@ -82,6 +80,7 @@ def resume(path: Path, display: Display, *, ray_address: str | None = None, exte
             experiment = experiment.model_copy(update={"budget": budget})
         prepared = prepare(experiment, out=path)
         if extend_trials:
+            folder.confirmation.unlink(missing_ok=True)  # of the shorter run
             run_folder.write_atomically(folder.experiment, write_experiment(experiment))
         return _carry_on(folder, prepared, display, ray_address)
 
@@ -116,9 +115,7 @@ class _Workers:
                 device=placement.device,
                 threads=placement.threads,
             )
-            self._pool = Pool(
-                spec, placement.workers, retries=experiment.workers.retries, report=self._display.note
-            )
+            self._pool = Pool(spec, placement.workers, retries=experiment.workers.retries, report=self._display.note)
         return self._pool
 
     @property
@@ -175,9 +172,7 @@ class _Run:
         self.store = ResponseStore(folder.responses, facts["identity"]["items"])
 
     def evaluations(self, split: Split) -> Evaluations:
-        return Evaluations(
-            self.workers.pool, self.prepared.fitness, self.store, split, self.interrupts.abandon
-        )
+        return Evaluations(self.workers.pool, self.prepared.fitness, self.store, split, self.interrupts.abandon)
 
     def references(self) -> list[dict[str, Any]]:
         """Score the base, the parents and the uniform merge on the search items, once."""
@@ -211,9 +206,7 @@ class _Run:
         experiment, recorded = self.prepared.experiment, self.journal.trials()
         budget, genes = experiment.budget.trials, self.prepared.space.genes
         objectives = self.prepared.objectives
-        tracker = Tracker(
-            objectives, fronts.reference_point([r["objectives"] for r in references], objectives)
-        )
+        tracker = Tracker(objectives, fronts.reference_point([r["objectives"] for r in references], objectives))
         all_failed = AllFailed(max(FEWEST_FAILURES, 2 * self.facts["in_flight"]))
         self.display.started(
             experiment.name, objective_infos(self.facts), budget, len(recorded), reference_rows(references)
@@ -234,10 +227,12 @@ class _Run:
             all_failed.check(trial, last=trial.number == budget - 1)
 
         tracker.start_clock()
+        evaluations = self.evaluations("search")
+        evaluations.recall(recorded)
         search(
             self.prepared.searcher(budget),
             self.prepared.space,
-            self.evaluations("search"),
+            evaluations,
             recorded=recorded,
             record=lambda trial: self.journal.append(trial, genes),
             told=told,
@@ -245,7 +240,7 @@ class _Run:
             in_flight=self.facts["in_flight"],
             stop=self.interrupts.stopping,
         )
-        self.write_front(tracker, None)
+        self.write_front(tracker, read_confirmation(self.folder.confirmation))
         return tracker
 
     def confirm(self, tracker: Tracker) -> Confirmation:
@@ -264,12 +259,14 @@ class _Run:
             if outcome.responses is None:
                 self.display.note(f"{label} could not be confirmed and is left out: {outcome.error}")
                 continue
-            answered.append(
-                Answered(label, kind, number, recipe.hash, Responses.from_json(outcome.responses))
-            )
+            answered.append(Answered(label, kind, number, recipe.hash, Responses.from_json(outcome.responses)))
         if not any(model.kind == "trial" for model in answered):
             raise WorkerError("none of the front's trials could be confirmed; the reasons are above")
-        confirmation = confirm(answered, self.prepared.fitness, self.prepared.objectives, experiment.pick)
+        rule = experiment.pick
+        if rule.startswith("trial:") and int(rule.removeprefix("trial:")) not in [m.trial for m in answered]:
+            self.display.note(f"warning: {rule} failed, so the pick is by best-mean")
+            rule = "best-mean"
+        confirmation = confirm(answered, self.prepared.fitness, self.prepared.objectives, rule)
         run_folder.write_json(self.folder.confirmation, confirmation.to_json())
         self.write_front(tracker, confirmation)
         return confirmation
@@ -301,18 +298,14 @@ def _facts(journal: Journal, prepared: Prepared, workers: _Workers, display: Dis
         _check_identity(facts["identity"], now)
         changed = {k: (v, _versions()[k]) for k, v in facts["versions"].items() if _versions().get(k) != v}
         for library, (then, current) in changed.items():
-            display.note(
-                f"warning: the run began with {library} {then}, this is {current}; results may differ"
-            )
+            display.note(f"warning: the run began with {library} {then}, this is {current}; results may differ")
         return facts
     placement = workers.placement
     in_flight = prepared.experiment.workers.in_flight or max(8, 2 * placement.workers)
     journal.note("objectives", [_objective(o) for o in prepared.fitness.objectives])
     journal.note("versions", _versions())
     journal.note("placement", asdict(placement))
-    journal.note(
-        "item_counts", {s: {t: len(i) for t, i in prepared.fitness.items(s).items()} for s in SPLITS}
-    )
+    journal.note("item_counts", {s: {t: len(i) for t, i in prepared.fitness.items(s).items()} for s in SPLITS})
     journal.note("in_flight", in_flight)
     journal.note("identity", now)  # last: a journal that holds it holds all of the above
     return journal.facts()
@@ -323,14 +316,8 @@ def _objective(objective: Any) -> dict[str, Any]:
 
 
 def _check_identity(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    changed = [
-        f"the weights of {name}"
-        for name in now["parents"]
-        if then["parents"].get(name) != now["parents"][name]
-    ]
-    changed += [
-        f"the {split} items" for split in now["items"] if then["items"].get(split) != now["items"][split]
-    ]
+    changed = [f"the weights of {name}" for name in now["parents"] if then["parents"].get(name) != now["parents"][name]]
+    changed += [f"the {split} items" for split in now["items"] if then["items"].get(split) != now["items"][split]]
     if changed:
         raise RunError(
             f"changed since this run began: {', '.join(changed)}. Its trials cannot be compared with new ones: "
@@ -339,6 +326,4 @@ def _check_identity(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
 
 
 def _versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {
-        name: importlib.metadata.version(name) for name in LIBRARIES
-    }
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in LIBRARIES}

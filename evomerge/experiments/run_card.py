@@ -25,9 +25,7 @@ def card_of(
         folders={reference: prepared.parents[reference].folder for reference in recipe.parents()},
         nicknames={reference: nickname for nickname, reference in experiment.parents.items()},
         search=_search(prepared, journal, facts, confirmation, number),
-        objectives=tuple(
-            ObjectiveInfo(o["name"], o["task"], o["metric"], o["direction"]) for o in facts["objectives"]
-        ),
+        objectives=tuple(ObjectiveInfo(o["name"], o["task"], o["metric"], o["direction"]) for o in facts["objectives"]),
         scores=_scores(confirmation, number),
         comparisons=_comparisons(confirmation, number),
     )
@@ -43,9 +41,7 @@ def _search(
     experiment, trials = prepared.experiment, journal.trials()
     space, searcher = experiment.search_space, experiment.searcher
     return SearchInfo(
-        search_space=", ".join(
-            f"{key}: {value}" for key, value in space.model_dump(exclude_defaults=True).items()
-        ),
+        search_space=", ".join(f"{key}: {value}" for key, value in space.model_dump(exclude_defaults=True).items()),
         searcher=searcher.kind,
         seed=searcher.seed,
         trials=len(trials),
@@ -78,9 +74,7 @@ def _score(estimate: Estimate) -> Score:
 def _comparisons(confirmation: Confirmation | None, number: int) -> tuple[Comparison, ...]:
     if confirmation is None or confirmation.pick != number:
         return ()
-    test = (
-        f"paired sign-flip test over items, corrected for the {len(confirmation.trials)} trials picked from"
-    )
+    test = f"paired sign-flip test over items, corrected for the {len(confirmation.trials)} trials picked from"
     return tuple(
         Comparison(
             rival=c.against,

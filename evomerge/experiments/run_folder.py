@@ -89,9 +89,7 @@ class RunFolder:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                raise RunError(
-                    f"another process is working on {self.path}; wait for it, or stop it first"
-                ) from error
+                raise RunError(f"another process is working on {self.path}; wait for it, or stop it first") from error
             yield
 
 

@@ -38,15 +38,9 @@ class Budget(Strict):
 class WorkersConfig(Strict):
     """Where trials run. Nothing here but ``in_flight`` (and ``threads``, to rounding) changes a result."""
 
-    devices: Literal["auto", "cpu", "cuda"] = Field(
-        default="auto", description="auto: every GPU, else the CPU"
-    )
-    count: int | None = Field(
-        default=None, ge=1, description="workers; default: one a GPU, or one a CPU core"
-    )
-    threads: int | None = Field(
-        default=None, ge=1, description="CPU threads a worker; default: cores / workers"
-    )
+    devices: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: every GPU, else the CPU")
+    count: int | None = Field(default=None, ge=1, description="workers; default: one a GPU, or one a CPU core")
+    threads: int | None = Field(default=None, ge=1, description="CPU threads a worker; default: cores / workers")
     in_flight: int | None = Field(
         default=None,
         ge=1,
@@ -151,9 +145,7 @@ def parse_experiment(
     )
     searcher = _collect(
         problems,
-        lambda: read_searcher(
-            data.get("searcher", _Raw.model_fields["searcher"].default), document, ("searcher",)
-        ),
+        lambda: read_searcher(data.get("searcher", _Raw.model_fields["searcher"].default), document, ("searcher",)),
     )
     if problems or raw is None or space is None or searcher is None:
         raise ConfigError(list(dict.fromkeys(problems)))
@@ -227,9 +219,7 @@ def _collect(problems: list[Problem], read: Any) -> Any:
 def _override(document: yaml.Document, override: str) -> yaml.Document:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(
-            Problem(f"cannot read --set {override!r}", suggestion="write it as --set budget.trials=50")
-        )
+        raise ConfigError(Problem(f"cannot read --set {override!r}", suggestion="write it as --set budget.trials=50"))
     value = yaml.loads(text, f"--set {key}").data
     path = key.strip().split(".")
     data = document.data if isinstance(document.data, Mapping) else {}
@@ -256,11 +246,7 @@ def _assign(data: Any, path: list[str], value: Any, override: str) -> Any:
     head, rest = path[0], path[1:]
     if isinstance(data, list):
         if not head.isdigit() or int(head) >= len(data):
-            raise ConfigError(
-                Problem(f"--set {override!r}: the list has no entry {head!r} (0 to {len(data) - 1})")
-            )
-        return [
-            _assign(item, rest, value, override) if i == int(head) else item for i, item in enumerate(data)
-        ]
+            raise ConfigError(Problem(f"--set {override!r}: the list has no entry {head!r} (0 to {len(data) - 1})"))
+        return [_assign(item, rest, value, override) if i == int(head) else item for i, item in enumerate(data)]
     fields = data if isinstance(data, Mapping) else {}
     return {**fields, head: _assign(fields.get(head), rest, value, override)}

@@ -60,9 +60,7 @@ def paired_difference(a: Items, b: Items, weights: Mapping[str, float]) -> Estim
     return weighted_mean_of({name: a[name] - b[name] for name in a}, weights)
 
 
-def paired_p_value(
-    a: Items, b: Items, weights: Mapping[str, float], *, comparisons: int = 1, seed: int = 0
-) -> float:
+def paired_p_value(a: Items, b: Items, weights: Mapping[str, float], *, comparisons: int = 1, seed: int = 0) -> float:
     """Return the two-sided p-value of the sign-flip test that ``a`` and ``b`` have the same weighted mean.
 
     Args:

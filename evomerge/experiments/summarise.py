@@ -39,17 +39,11 @@ def summarise(path: Path) -> RunSummary:
     journal = Journal.read(folder.journal)
     facts, trials = journal.facts(), journal.trials()
     references = facts.get("references", [])
-    corner = (
-        fronts.reference_point([r["objectives"] for r in references], journal.objectives)
-        if references
-        else {}
-    )
+    corner = fronts.reference_point([r["objectives"] for r in references], journal.objectives) if references else {}
     tracker = Tracker(journal.objectives, corner)
     for trial in trials:
         tracker.add(trial)
     confirmation = read_confirmation(folder.confirmation)
-    if confirmation and len(trials) < experiment.budget.trials:
-        confirmation = None  # made before the run was extended
     return RunSummary(
         name=experiment.name,
         folder=str(path),
@@ -100,9 +94,7 @@ def flags(front: Sequence[Trial], references: Sequence[Mapping[str, Any]]) -> li
     ):
         for trial in front:
             for task, share in getattr(trial, kind).items():
-                usual = max(
-                    (r[kind].get(task, 0.0) for r in references if r["kind"] == "parent"), default=0.0
-                )
+                usual = max((r[kind].get(task, 0.0) for r in references if r["kind"] == "parent"), default=0.0)
                 if share > usual + SHARE_MARGIN:
                     found.append(
                         f"trial {trial.number}: {share:.0%} of its answers to {task} were {verb} (parents: at most {usual:.0%})"
@@ -116,8 +108,7 @@ def _confirmed_row(confirmed: Confirmed) -> ConfirmedRow:
         trial=confirmed.trial,
         kind=confirmed.kind,  # type: ignore[arg-type]
         objectives={
-            name: Interval(confirmed.scores[name], e.low, e.high, e.items)
-            for name, e in confirmed.intervals.items()
+            name: Interval(confirmed.scores[name], e.low, e.high, e.items) for name, e in confirmed.intervals.items()
         },
         mean=_interval(confirmed.mean),
         truncated=confirmed.truncated,

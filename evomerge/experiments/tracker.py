@@ -38,9 +38,7 @@ class Tracker:
             return False
         self._improve(trial)
         candidates = [*self.front, trial]
-        keep = [
-            candidates[i] for i in fronts.front([t.objectives or {} for t in candidates], self.objectives)
-        ]
+        keep = [candidates[i] for i in fronts.front([t.objectives or {} for t in candidates], self.objectives)]
         changed = keep != self.front
         self.front = keep
         volume = self.hypervolume[-1][1] if self.hypervolume and not changed else self._volume()
