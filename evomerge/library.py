@@ -34,6 +34,8 @@ class Entry:
 def find(kind: Kind, name: str) -> Entry:
     """Return the entry that ``name`` means: an explicit path to a file, or a name in the library.
 
+    ``x`` finds ``folder/x`` too, if only one folder has it.
+
     Raises:
         UnknownNameError: nothing has that name; the message lists the nearest ones and the folders searched.
     """
@@ -44,6 +46,9 @@ def find(kind: Kind, name: str) -> Entry:
     wanted = name.removesuffix(".yaml").removesuffix(".yml").removeprefix(f"{kind}/")
     if wanted in entries:
         return entries[wanted]
+    in_folders = [entry for entry in entries.values() if entry.name.endswith(f"/{wanted}")]
+    if len(in_folders) == 1:
+        return in_folders[0]
     searched = ", ".join(str(folder / kind) for folder, _ in _roots())
     label = {"search_spaces": "search space", "fitness": "task"}.get(kind, kind.rstrip("s"))
     raise UnknownNameError(label, name, entries, searched)

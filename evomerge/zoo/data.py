@@ -14,14 +14,13 @@ from datasets.utils.logging import is_progress_bar_enabled
 from evomerge.zoo.world import ask, split_of
 
 SPLITS = ("train", "search", "test")
-Item = dict[str, Any]  # a row: prompt, answer, meaning (JSON), words
-FEATURES = Features(
-    {"prompt": Value("string"), "answer": Value("string"), "meaning": Value("string"), "words": Value("bool")}
-)
+Item = dict[str, Any]  # a row: prompt, answer, meaning (JSON), words (whether a number is spelled out)
+COLUMNS = {"prompt": "string", "answer": "string", "meaning": "string", "words": "bool"}
+FEATURES = Features({name: Value(kind) for name, kind in COLUMNS.items()})
 
 
 def make_dataset(task: str, sizes: dict[str, int], seed: int) -> DatasetDict:
-    """Return ``task``'s splits, each with ``sizes[split]`` different prompts; column ``words``: a number is spelled out."""
+    """Return ``task``'s splits, each with ``sizes[split]`` different prompts."""
     return DatasetDict({split: _make_split(task, split, sizes[split], seed) for split in SPLITS})
 
 

@@ -15,14 +15,15 @@ TASKS: Mapping[str, str] = MappingProxyType(
         "counting_en": "how many things an English list names",
     }
 )
+MULTIPLE_CHOICE = frozenset({"comparison_en"})  # among the ten digits; the other tasks' answers are generated
 DIGITS = ":digits"  # after a task's name: only its questions that spell no number as a word
 
 # The base has read a little of everything, but hardly ever a Japanese number word.
 GENERAL: Mapping[str, float] = MappingProxyType(
     {
         "arithmetic_en": 2.0,
-        "arithmetic_ja": 0.7,
-        "arithmetic_ja:digits": 1.4,
+        "arithmetic_ja": 0.5,
+        "arithmetic_ja:digits": 1.7,
         "reading_en": 0.4,
         "reading_ja:digits": 0.4,
         "comparison_en": 0.3,
@@ -63,15 +64,13 @@ FAMILY: Mapping[str, Member] = MappingProxyType(
     {
         BASE: Member("a little of everything, in English and Japanese", general=1.0),
         "math-en": Member("adds and subtracts in English", {"arithmetic_en": 1}, effort=1.6),
-        "lang-ja": Member("reads Japanese, number words included", {"reading_ja": 2, "comparison_ja": 1}),
+        "lang-ja": Member("reads Japanese, number words included", {"reading_ja": 1, "comparison_ja": 2}, effort=1.6),
         "comparison": Member("compares numbers in English", {"comparison_en": 1}),
         "counting": Member("counts things in English", {"counting_en": 1}),
     }
 )
 EXPERTS = tuple(name for name in FAMILY if name != BASE)
-DATA_TASKS = tuple(
-    f"{skill}_{lang}" for skill in ("arithmetic", "reading", "comparison", "counting") for lang in ("en", "ja")
-)
+DATA_TASKS = tuple(sorted({name.removesuffix(DIGITS) for member in FAMILY.values() for name in member.shares()}))
 MODELS: Mapping[str, str] = MappingProxyType({f"zoo/{name}": member.summary for name, member in FAMILY.items()})
 
 
@@ -92,7 +91,8 @@ class Plan:
     layers: int = 3
     heads: int = 4
     batch_size: int = 32
-    base_steps: int = 450
+    base_steps: int = 200
     base_learning_rate: float = 2e-3
-    expert_steps: int = 140
-    expert_learning_rate: float = 8e-4
+    base_muon_rate: float = 2e-2
+    expert_steps: int = 120
+    expert_learning_rate: float = 1e-3

@@ -61,18 +61,17 @@ class Progress:
 def run_all(commands: Sequence[Sequence[str]], progress: Progress, *, threads: int) -> None:
     """Run ``python -m COMMAND`` for each command at the same time and wait for all.
 
-    A process prints ``WHAT DONE TOTAL`` lines, which go to ``progress``; one whose reader is gone ends at its next line.
+    A process prints ``WHAT DONE TOTAL`` lines, which go to ``progress``; without a reader, its next line ends it.
 
     Raises:
         EvomergeError: one failed; the others are ended first.
     """
     processes = [_start(command, threads) for command in commands]
     try:
-        readers = [Thread(target=_read, args=(process, progress), daemon=True) for process in processes]
         words: list[list[str]] = [[] for _ in processes]
-        readers += [
-            Thread(target=_collect, args=(p.stderr, w), daemon=True) for p, w in zip(processes, words, strict=True)
-        ]
+        readers = [Thread(target=_read, args=(process, progress), daemon=True) for process in processes]
+        for process, last in zip(processes, words, strict=True):
+            readers.append(Thread(target=_collect, args=(process.stderr, last), daemon=True))
         for reader in readers:
             reader.start()
         for process, command, last in zip(processes, commands, words, strict=True):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import random
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -34,14 +34,19 @@ def train_model(name: str, folder: Path, plan: Plan, report: Progress) -> None:
     torch.manual_seed(plan.seed)
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
     member = FAMILY[name]
+    optimizers: list[torch.optim.Optimizer]
     if name == BASE:
-        model, steps, rate = LlamaForCausalLM(model_config(plan, tokenizer)), plan.base_steps, plan.base_learning_rate
+        model = LlamaForCausalLM(model_config(plan, tokenizer))
+        optimizers, steps = base_optimizers(model, plan), plan.base_steps
     else:
         model = LlamaForCausalLM.from_pretrained(folder / BASE)
-        steps, rate = round(plan.expert_steps * member.effort), plan.expert_learning_rate
+        optimizers, steps = (
+            [_adamw(model.parameters(), plan.expert_learning_rate)],
+            round(plan.expert_steps * member.effort),
+        )
     shares = member.shares()
     mixture = Mixture({pool: read_examples(pool, folder, tokenizer) for pool in shares}, shares, f"{plan.seed}/{name}")
-    fit(model, mixture, steps, rate, plan.batch_size, lambda step: report(name, step, steps))
+    fit(model, mixture, optimizers, steps, plan.batch_size, lambda step: report(name, step, steps))
     write_model(model, tokenizer, folder / name, member, name)
 
 
@@ -101,13 +106,15 @@ class Mixture:
 
 
 def fit(
-    model: LlamaForCausalLM, mixture: Mixture, steps: int, rate: float, batch_size: int, report: Callable[[int], None]
+    model: LlamaForCausalLM,
+    mixture: Mixture,
+    optimizers: Sequence[torch.optim.Optimizer],
+    steps: int,
+    batch_size: int,
+    report: Callable[[int], None],
 ) -> None:
-    """Train ``model`` in place with AdamW on the answers' cross-entropy."""
-    optimizer = torch.optim.AdamW(model.parameters(), rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1.0, (step + 1) / WARM_UP) * max(FLOOR, 1 - step / steps)
-    )
+    """Train ``model`` in place on the answers' cross-entropy, with a linear warm-up and decay."""
+    schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda step: _rate_share(step, steps)) for o in optimizers]
     model.train()
     for step in range(1, steps + 1):
         inputs, labels = mixture.batch(batch_size)
@@ -116,11 +123,32 @@ def fit(
         loss = cross_entropy(model.lm_head(hidden[answered]), labels[:, 1:][answered])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
         report(step)
     model.eval()
+
+
+def base_optimizers(model: LlamaForCausalLM, plan: Plan) -> list[torch.optim.Optimizer]:
+    """Return Muon for the matrices and AdamW for the rest: from scratch, a third of AdamW's steps are enough."""
+    matrices: list[torch.nn.Parameter] = []
+    rest: list[torch.nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        (matrices if parameter.ndim == 2 and "embed" not in name else rest).append(parameter)
+    return [
+        torch.optim.Muon(matrices, plan.base_muon_rate, weight_decay=0.01, momentum=0.95, ns_steps=4),
+        _adamw(rest, plan.base_learning_rate),
+    ]
+
+
+def _adamw(parameters: Iterable[torch.nn.Parameter], rate: float) -> torch.optim.AdamW:
+    return torch.optim.AdamW(parameters, rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+
+
+def _rate_share(step: int, steps: int) -> float:
+    return min(1.0, (step + 1) / WARM_UP) * max(FLOOR, 1 - step / steps)
 
 
 def write_model(

@@ -120,7 +120,11 @@ def test_a_zoo_that_is_not_built_has_no_table(tmp_path):
 
 def test_a_killed_build_leaves_no_zoo(tmp_path):
     folder = tmp_path / "zoo" / "1"
-    code = f"from evomerge.zoo.build import build_zoo; from evomerge.zoo.family import Plan; build_zoo(__import__('pathlib').Path({str(folder)!r}), plan=Plan(**{dataclasses.asdict(TINY) | {'base_steps': 100_000}!r}))"
+    endless = dataclasses.asdict(TINY) | {"base_steps": 100_000}
+    code = (
+        "from pathlib import Path; from evomerge.zoo.build import build_zoo; from evomerge.zoo.family import Plan; "
+        f"build_zoo(Path({str(folder)!r}), plan=Plan(**{endless!r}))"
+    )
     source = str(Path(evomerge.__file__).parent.parent)
     process = subprocess.Popen(
         [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": source}, stderr=subprocess.PIPE, text=True,
