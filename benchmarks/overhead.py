@@ -2,9 +2,10 @@
 
     python benchmarks/overhead.py [--trials 60] [--peer PYTHON]
 
-Prints, from one run: the share of the workers' time outside the model's forward passes (merging, lm-eval's own work, journal,
-Ray, waiting), and, when a Python interpreter with mergekit and lm_eval is given, our trials per minute as a multiple of a
-loop that merges each of the same recipes to disk with mergekit and scores it with ``lm_eval.simple_evaluate`` on the same items.
+Prints, from one run: the share of the workers' time outside the model's forward passes (merging, lm-eval's own work,
+journal, Ray, waiting), and, when a Python interpreter with mergekit and lm_eval is given, our trials per minute as a
+multiple of a loop that merges each of the same recipes to disk with mergekit and scores it with
+``lm_eval.simple_evaluate`` on the same items.
 """
 
 from __future__ import annotations
@@ -56,9 +57,7 @@ def report_overhead(run: Path) -> float:
     capacity = workers * wall
     forward, merge = sum(t.forward_seconds for t in trials), sum(t.merge_seconds for t in trials)
     inside = sum(t.seconds for t in trials)
-    print(
-        f"{len(trials)} trials in {wall:.1f} s on {workers} workers: {60 * len(trials) / wall:.0f} trials a minute"
-    )
+    print(f"{len(trials)} trials in {wall:.1f} s on {workers} workers: {60 * len(trials) / wall:.0f} trials a minute")
     for label, seconds in (
         ("forward passes", forward),
         ("merging", merge),
@@ -67,7 +66,8 @@ def report_overhead(run: Path) -> float:
     ):
         print(f"  {label:<38} {seconds / capacity:6.1%}  {1000 * seconds / len(trials):7.1f} ms a trial")
     print(
-        f"share outside the forward passes: {1 - forward / capacity:.1%}; of a trial in its worker: {1 - forward / inside:.1%}"
+        f"share outside the forward passes: {1 - forward / capacity:.1%}; "
+        f"of a trial in its worker: {1 - forward / inside:.1%}"
     )
     return 60 * len(trials) / wall
 
@@ -76,15 +76,12 @@ def report_peer(peer: str, experiment: ExperimentConfig, run: Path, per_minute: 
     """Print our trials per minute as a multiple of the peer loop's, on recipes that our search proposed."""
     prepared = prepare(experiment)
     recipes = [recipe_of(entry) for entry in read_front(run / "front.jsonl")][:PEER_TRIALS]
-    folders = {
-        r: str(c.folder) for r, c in Parents.open(list(experiment.references.values())).checkpoints.items()
-    }
+    folders = {r: str(c.folder) for r, c in Parents.open(list(experiment.references.values())).checkpoints.items()}
     texts = [write_recipe(recipe) for recipe in recipes]
     for reference, folder in folders.items():
         texts = [text.replace(f": {reference}\n", f": {folder}\n") for text in texts]
     items = {
-        task: [int(name.split("-")[0]) for name in names]
-        for task, names in prepared.fitness.items("search").items()
+        task: [int(name.split("-")[0]) for name in names] for task, names in prepared.fitness.items("search").items()
     }
     job = {
         "recipes": texts,
@@ -93,12 +90,11 @@ def report_peer(peer: str, experiment: ExperimentConfig, run: Path, per_minute: 
         "batch_size": experiment.fitness.batch_size,
     }
     started = time.perf_counter()
-    done = subprocess.run(
-        [peer, str(PEER)], input=json.dumps(job), text=True, stdout=subprocess.PIPE, check=True
-    )
+    done = subprocess.run([peer, str(PEER)], input=json.dumps(job), text=True, stdout=subprocess.PIPE, check=True)
     seconds = float(done.stdout.strip().splitlines()[-1])
     print(
-        f"mergekit to disk + simple_evaluate: {60 / seconds:.1f} trials a minute ({time.perf_counter() - started:.0f} s in all)"
+        f"mergekit to disk + simple_evaluate: {60 / seconds:.1f} trials a minute "
+        f"({time.perf_counter() - started:.0f} s in all)"
     )
     print(f"evomerge: {per_minute * seconds / 60:.1f} times as many")
 

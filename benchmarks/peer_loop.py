@@ -1,7 +1,7 @@
 """The loop that a user would write without evomerge: mergekit to disk, then ``lm_eval.simple_evaluate``, one by one.
 
-Reads a job as JSON on standard input (see overhead.py); prints the mean seconds a trial, the first one (imports, caches)
-left out.
+Reads a job as JSON on standard input (see overhead.py); prints the mean seconds a trial, the first one (imports,
+caches) left out.
 """
 
 import json

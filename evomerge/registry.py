@@ -42,9 +42,7 @@ class Registry(Generic[T]):
             EvomergeError: the name is already taken; the message names both owners.
         """
         if name in self._entries and self._origins[name] != origin:
-            raise EvomergeError(
-                f"{self.kind} {name!r} is registered twice: by {self._origins[name]} and by {origin}"
-            )
+            raise EvomergeError(f"{self.kind} {name!r} is registered twice: by {self._origins[name]} and by {origin}")
         self._entries[name], self._origins[name] = entry, origin
 
     def __getitem__(self, name: str) -> T:

@@ -53,5 +53,7 @@ def test_an_ambiguous_last_part_is_refused(project: Path) -> None:
 
 
 def test_a_miss_lists_the_nearest_names_and_the_places_searched(project: Path) -> None:
-    with pytest.raises(UnknownNameError, match=r"unknown recipe 'linaer' \(searched: .*recipes.*\); did you mean 'linear'"):
+    with pytest.raises(
+        UnknownNameError, match=r"unknown recipe 'linaer' \(searched: .*recipes.*\); did you mean 'linear'"
+    ):
         library.find("recipes", "linaer")

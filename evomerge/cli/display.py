@@ -184,9 +184,7 @@ class LiveDisplay:
             title = f"Front: {len(progress.front)} trials"
             parts.append(front_table(progress.front, self._objectives, limit=FRONT_ROWS, title=title))
         if self._last_failure:
-            parts.append(
-                Text(f"last failure: {self._last_failure}", style="red", no_wrap=True, overflow="ellipsis")
-            )
+            parts.append(Text(f"last failure: {self._last_failure}", style="red", no_wrap=True, overflow="ellipsis"))
         return Group(*parts)
 
     def _head(self, progress: Progress) -> RenderableType:
@@ -222,9 +220,7 @@ class LiveDisplay:
             beats = value is not None and _beats(value, objective, self._references)
             table.add_row(
                 Text(objective.title),
-                Text(
-                    "–" if value is None else wording.number(value), style="bold green" if beats else "bold"
-                ),
+                Text("–" if value is None else wording.number(value), style="bold green" if beats else "bold"),
                 "–" if trial is None else str(trial),
                 Text(_to_beat(objective, self._references), style="dim"),
             )

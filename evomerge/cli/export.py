@@ -11,12 +11,8 @@ import click
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path), required=False)
 @click.option("--trial", type=click.IntRange(min=0), metavar="N", help="Export trial N instead of the pick.")
-@click.option(
-    "--pick", metavar="RULE", help="Pick anew among the confirmed: best-mean, knee, objective:NAME, trial:N."
-)
-@click.option(
-    "--push", metavar="REPO", help="Upload to the Hub repository NAMESPACE/NAME; re-run to resume an upload."
-)
+@click.option("--pick", metavar="RULE", help="Pick anew among the confirmed: best-mean, knee, objective:NAME, trial:N.")
+@click.option("--push", metavar="REPO", help="Upload to the Hub repository NAMESPACE/NAME; re-run to resume an upload.")
 @click.option("--public", is_flag=True, help="Make the repository public; it is private otherwise.")
 @click.option("--dry-run", is_flag=True, help="Print the model card and write nothing.")
 def command(
@@ -50,9 +46,7 @@ def command(
         click.echo(f"{folder} holds trial {number} already")
     else:
         exported = export(run, out, number, click.echo)
-        click.echo(
-            f"{exported.folder}: trial {number}, {exported.responses_checked} responses equal the trial's"
-        )
+        click.echo(f"{exported.folder}: trial {number}, {exported.responses_checked} responses equal the trial's")
     if push:
         click.echo(upload(folder, push, private=not public))
 

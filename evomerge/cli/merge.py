@@ -10,9 +10,7 @@ import click
 @click.command()
 @click.argument("recipe")
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option(
-    "--max-shard-size", default="5GB", show_default=True, help="Largest size of one safetensors file."
-)
+@click.option("--max-shard-size", default="5GB", show_default=True, help="Largest size of one safetensors file.")
 def command(recipe: str, out: Path, max_shard_size: str) -> None:
     """Merge the models of RECIPE (a mergekit-compatible file, or a shipped name) into the folder OUT.
 

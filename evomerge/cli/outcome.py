@@ -22,9 +22,7 @@ def conclude(ended: Ended) -> None:
 
     path = ended.folder.path
     if not ended.finished:
-        click.echo(
-            f"stopped after {ended.trials} of {ended.budget} trials; go on with: evomerge resume {path}"
-        )
+        click.echo(f"stopped after {ended.trials} of {ended.budget} trials; go on with: evomerge resume {path}")
         sys.exit(INTERRUPTED)
     summary = summarise(path)
     write_report(summary, ended.folder.report)

@@ -25,9 +25,7 @@ def command(run: Path) -> None:
         beside = f" (best parent {parent.name} {parent.objectives[objective.name]:.4g})" if parent else ""
         click.echo(f"  {objective.name}: best {value:.4g} by trial {number}{beside}")
     if summary.hypervolume:
-        click.echo(
-            f"  hypervolume {summary.hypervolume[-1][1]:.4g}, {len(summary.front)} trials on the front"
-        )
+        click.echo(f"  hypervolume {summary.hypervolume[-1][1]:.4g}, {len(summary.front)} trials on the front")
     following = {
         "running": "",
         "finished": f"evomerge export {run} OUT",

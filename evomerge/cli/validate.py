@@ -10,9 +10,7 @@ from evomerge.cli.library import find
 
 @click.command()
 @click.argument("name")
-@click.option(
-    "--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override a field of an experiment."
-)
+@click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override a field of an experiment.")
 def command(name: str, overrides: tuple[str, ...]) -> None:
     """Check the experiment, recipe or search space NAME (a file or a shipped name) and all that it refers to."""
     kind, path = kind_of(name)

@@ -1,8 +1,9 @@
 """Confirmation: the front again, on items that the search never saw.
 
-A search picks the maximum of noisy scores, so the score it found is too high. Before anything is reported or exported, the
-front, the parents and the uniform merge are evaluated on the confirmation items; the pick is made on those, and is compared
-with the best parent and the uniform merge by a paired test, corrected for the number of trials it was picked from.
+A search picks the maximum of noisy scores, so the score it found is too high. Before anything is reported or exported,
+the front, the parents and the uniform merge are evaluated on the confirmation items; the pick is made on those, and is
+compared with the best parent and the uniform merge by a paired test, corrected for the number of trials it was picked
+from.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Export a run's model: write the folder, load it again as a stranger would, and see that it answers as the trial did."""
+"""Export a run's model: write it, load it again as a stranger would, and see that it answers as its trial did."""
 
 from __future__ import annotations
 

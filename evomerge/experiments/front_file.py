@@ -16,8 +16,8 @@ from evomerge.recipes import Recipe
 def write_front(path: Path, front: Sequence[tuple[Trial, Recipe]], confirmation: Confirmation | None) -> None:
     """Replace the front file.
 
-    Each line holds ``trial``, ``genome``, ``objectives`` (on the search items), ``confirmed`` (objective to value and 95%
-    interval on the confirmation items; null before that) and ``recipe``.
+    Each line holds ``trial``, ``genome``, ``objectives`` (on the search items), ``confirmed`` (objective to value
+    and 95% interval on the confirmation items; null before that) and ``recipe``.
     """
     confirmed = confirmation.trials if confirmation else {}
     lines = [

@@ -55,8 +55,8 @@ def pick(rule: str, candidates: Mapping[int, Scores], objectives: Sequence[Objec
     """Return the trial number that ``rule`` picks among ``candidates`` (trial number to objectives).
 
     ``best-mean`` takes the largest weighted mean; ``objective:NAME`` the best on one objective, then on the mean;
-    ``knee`` the trial farthest beyond the plane through the front's extremes, the objectives scaled to the front's range
-    (Das 1999, "On characterizing the knee of the Pareto curve"); ``trial:N`` is trial N.
+    ``knee`` the trial farthest beyond the plane through the front's extremes, the objectives scaled to the front's
+    range (Das 1999, "On characterizing the knee of the Pareto curve"); ``trial:N`` is trial N.
 
     Raises:
         ConfigError: no such objective or trial.

@@ -1,8 +1,8 @@
 """The search, on one page: ask, express, evaluate, record, tell.
 
-Results are told in ask order, and candidate k is asked once exactly the trials up to k − W are told (W candidates are in
-flight), so the outcome depends neither on timing nor on how often the run was killed and resumed: trials that the journal
-already holds are told to the fresh searcher as if they had just come in.
+Results are told in ask order, and candidate k is asked once exactly the trials up to k − W are told (W candidates are
+in flight), so the outcome depends neither on timing nor on how often the run was killed and resumed: trials that the
+journal already holds are told to the fresh searcher as if they had just come in.
 """
 
 from __future__ import annotations

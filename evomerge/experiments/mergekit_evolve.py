@@ -1,8 +1,8 @@
 """mergekit-evolve files (``genome:`` / ``tasks:``) as experiments: the way over for that tool's users.
 
 What differs, and why: weights have bounds here (theirs went through ``abs()``, which makes two genomes of one merge); a
-negative task weight, their way to say "lower is better", becomes ``direction: minimize``; ``layer_granularity`` need not
-divide the number of layers; items are split into search and confirmation items.
+negative task weight, their way to say "lower is better", becomes ``direction: minimize``; ``layer_granularity`` need
+not divide the number of layers; items are split into search and confirmation items.
 """
 
 from __future__ import annotations

@@ -64,7 +64,8 @@ class RunFolder:
         """
         if not self.experiment.is_file():
             raise RunError(
-                f"{self.path} holds no run (no experiment.yaml): start one with `evomerge run EXPERIMENT --out {self.path}`"
+                f"{self.path} holds no run (no experiment.yaml): "
+                f"start one with `evomerge run EXPERIMENT --out {self.path}`"
             )
         return parse_experiment(yaml.load(self.experiment), folder=self.path)
 

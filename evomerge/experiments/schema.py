@@ -96,7 +96,8 @@ class _Raw(Strict):
         for name in parents:
             if not NICKNAME.match(name) or name in RESERVED_NAMES:
                 raise ValueError(
-                    f"{name!r} cannot name a parent: use letters, digits, '-' and '_', but not {' or '.join(RESERVED_NAMES)}"
+                    f"{name!r} cannot name a parent: use letters, digits, '-' and '_', "
+                    f"but not {' or '.join(RESERVED_NAMES)}"
                 )
         return parents
 

@@ -1,9 +1,9 @@
 """Intervals and paired tests over items.
 
-A score is the mean over objectives of means over items. Items are the random units and tasks are fixed, so the variance of
-the mean over T objectives is Σ_t w_t² s_t² / n_t (a stratified mean; Cochran 1977, *Sampling Techniques*, eq. 5.6).
-Intervals are normal, two-sided, 95%. The paired test flips the signs of the items' differences at random (Fisher's
-randomisation test): exact in distribution whatever the responses' scale.
+A score is the mean over objectives of means over items. Items are the random units and tasks are fixed, so the
+variance of the mean over T objectives is Σ_t w_t² s_t² / n_t (a stratified mean; Cochran 1977, *Sampling Techniques*,
+eq. 5.6). Intervals are normal, two-sided, 95%. The paired test flips the signs of the items' differences at random
+(Fisher's randomisation test): exact in distribution whatever the responses' scale.
 """
 
 from __future__ import annotations

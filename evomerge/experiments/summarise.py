@@ -97,7 +97,8 @@ def flags(front: Sequence[Trial], references: Sequence[Mapping[str, Any]]) -> li
                 usual = max((r[kind].get(task, 0.0) for r in references if r["kind"] == "parent"), default=0.0)
                 if share > usual + SHARE_MARGIN:
                     found.append(
-                        f"trial {trial.number}: {share:.0%} of its answers to {task} were {verb} (parents: at most {usual:.0%})"
+                        f"trial {trial.number}: {share:.0%} of its answers to {task} were {verb} "
+                        f"(parents: at most {usual:.0%})"
                     )
     return found
 

@@ -177,9 +177,7 @@ def _results(card: CardData) -> list[str]:
     if not card.scores:
         return []
     columns = list(card.objectives)
-    heads = [
-        f"{one.name} ({'higher' if one.direction == 'maximize' else 'lower'} is better)" for one in columns
-    ]
+    heads = [f"{one.name} ({'higher' if one.direction == 'maximize' else 'lower'} is better)" for one in columns]
     has_mean = any(row.mean for row in card.scores)
     rows = [[_name(row), *(_score(row.scores.get(one.name)) for one in columns)] for row in card.scores]
     if has_mean:
@@ -209,13 +207,9 @@ def _search(search: SearchInfo) -> list[str]:
     if search.front_size is not None:
         lines.append(f"- Pareto front: {search.front_size} trials")
     if search.trial is not None:
-        lines.append(
-            f"- this model: trial {search.trial}" + (f", picked by {search.pick}" if search.pick else "")
-        )
+        lines.append(f"- this model: trial {search.trial}" + (f", picked by {search.pick}" if search.pick else ""))
     tasks = list(dict.fromkeys([*search.search_items, *search.confirmation_items]))
-    counts = [
-        [task, _count(search.search_items, task), _count(search.confirmation_items, task)] for task in tasks
-    ]
+    counts = [[task, _count(search.search_items, task), _count(search.confirmation_items, task)] for task in tasks]
     if counts:
         lines += ["", *_table(["task", "search items", "held-out items"], counts), ""]
         lines += [_winners_curse(search)]

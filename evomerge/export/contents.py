@@ -21,12 +21,8 @@ def check_folder(folder: Path) -> None:
         ExportError: every missing or broken file, at once.
     """
     if not folder.is_dir():
-        raise ExportError(
-            f"{folder} is not a folder: export the model first (`evomerge export RUN {folder}`)"
-        )
-    problems = [
-        f"{name} is missing" for name in ("config.json", "README.md") if not (folder / name).is_file()
-    ]
+        raise ExportError(f"{folder} is not a folder: export the model first (`evomerge export RUN {folder}`)")
+    problems = [f"{name} is missing" for name in ("config.json", "README.md") if not (folder / name).is_file()]
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         problems.append(f"no tokenizer file ({', '.join(TOKENIZER_FILES)})")
     problems += _weight_problems(folder)
@@ -60,8 +56,4 @@ def _shard_problems(path: Path, wanted: set[str]) -> list[str]:
             absent = sorted(wanted - set(shard.keys()))
     except (OSError, SafetensorError) as error:
         return [f"{path.name} is broken ({error})"]
-    return (
-        [f"{path.name} lacks {absent[0]!r} and {len(absent) - 1} more of the index's tensors"]
-        if absent
-        else []
-    )
+    return [f"{path.name} lacks {absent[0]!r} and {len(absent) - 1} more of the index's tensors"] if absent else []

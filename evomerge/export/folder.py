@@ -92,9 +92,7 @@ def _check_loading(folder: Path, info: dict[str, Any]) -> None:
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
             problems.append(f"{kind.replace('_', ' ')}: {', '.join(names[:5])}{more}")
     if problems:
-        advice = (
-            "the recipe's parents do not fit their config.json; check the parent that the config comes from"
-        )
+        advice = "the recipe's parents do not fit their config.json; check the parent that the config comes from"
         raise ExportError(f"{folder} loads, but not whole: {'; '.join(problems)}; {advice}")
 
 
@@ -111,9 +109,7 @@ def _smoke_test(folder: Path, model: Any, tokenizer: PreTrainedTokenizerBase) ->
     try:
         model.generate(**inputs, max_new_tokens=4, do_sample=False, pad_token_id=tokenizer.pad_token_id or 0)
     except (ValueError, RuntimeError, IndexError) as error:
-        raise ExportError(
-            f"{folder} loads, but cannot generate: {error}; check its generation_config.json"
-        ) from error
+        raise ExportError(f"{folder} loads, but cannot generate: {error}; check its generation_config.json") from error
 
 
 def _check_target(out: Path, overwrite: bool) -> None:

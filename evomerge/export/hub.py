@@ -54,9 +54,7 @@ def push(
     """
     check_repo_id(repo_id)
     if create_pr and revision:
-        raise ExportError(
-            f"a new pull request starts from the main branch: leave out create_pr or {revision!r}"
-        )
+        raise ExportError(f"a new pull request starts from the main branch: leave out create_pr or {revision!r}")
     check_folder(folder)
     token = token or get_token()
     if not token:
@@ -68,9 +66,7 @@ def push(
         api.create_repo(repo_id, private=private, exist_ok=True)
         public = not api.repo_info(repo_id).private
     if private and public:
-        raise ExportError(
-            f"{repo_id} exists and is public: add --public to upload to it, or choose another name"
-        )
+        raise ExportError(f"{repo_id} exists and is public: add --public to upload to it, or choose another name")
     return _upload(api, folder, repo_id, create_pr, commit_message, revision, token)
 
 
@@ -80,12 +76,7 @@ def check_repo_id(repo_id: str) -> None:
     Raises:
         ExportError: says what is wrong with it.
     """
-    if (
-        not REPOSITORY_ID.fullmatch(repo_id)
-        or "--" in repo_id
-        or ".." in repo_id
-        or repo_id.endswith((".git", "."))
-    ):
+    if not REPOSITORY_ID.fullmatch(repo_id) or "--" in repo_id or ".." in repo_id or repo_id.endswith((".git", ".")):
         raise ExportError(
             f"{repo_id!r} is not a repository id: write namespace/name, such as alice/my-merge "
             "(letters, digits, '-', '_', '.'; no '--' and no '..')"

@@ -44,8 +44,7 @@ IDENTIFIERS: dict[Family, str] = {
     ),
     Family.WEAK_COPYLEFT: "ms-pl lppl-1.3c mpl-2.0 epl-1.0 epl-2.0 lgpl lgpl-2.1 lgpl-3.0 lgpl-lr",
     Family.COPYLEFT: (
-        "cdla-sharing-1.0 odbl eupl-1.1 eupl-1.2 osl-3.0 cc-by-sa-3.0 cc-by-sa-4.0 gfdl "
-        "gpl gpl-2.0 gpl-3.0 agpl-3.0"
+        "cdla-sharing-1.0 odbl eupl-1.1 eupl-1.2 osl-3.0 cc-by-sa-3.0 cc-by-sa-4.0 gfdl gpl gpl-2.0 gpl-3.0 agpl-3.0"
     ),
     Family.COMMUNITY: (
         "openrail openrail++ bigcode-openrail-m creativeml-openrail-m bigscience-openrail-m "
@@ -59,9 +58,7 @@ IDENTIFIERS: dict[Family, str] = {
     Family.NO_DERIVATIVES: "cc-by-nd-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0",
 }
 RANKS: dict[str, tuple[Family, int]] = {
-    identifier: (family, rank)
-    for family, names in IDENTIFIERS.items()
-    for rank, identifier in enumerate(names.split())
+    identifier: (family, rank) for family, names in IDENTIFIERS.items() for rank, identifier in enumerate(names.split())
 }
 
 # (milder, stricter): the milder one's own text allows what carries it to be passed on under the stricter one.
@@ -256,9 +253,7 @@ def _problems(distinct: Sequence[StatedLicence], staying: Sequence[StatedLicence
         yield f"{names} apply at the same time: read and follow each of them before you share the merge"
 
 
-def _reason(
-    winner: StatedLicence, parents: Sequence[StatedLicence], distinct: Sequence[StatedLicence]
-) -> str:
+def _reason(winner: StatedLicence, parents: Sequence[StatedLicence], distinct: Sequence[StatedLicence]) -> str:
     if len(distinct) == 1:
         return f"stated by all {len(parents)} parents" if len(parents) > 1 else "stated by the parent"
     others = _and(sorted(one.label for one in distinct if one is not winner))

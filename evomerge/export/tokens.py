@@ -36,9 +36,7 @@ def token_disagreements(parents: Mapping[str, Path] | Sequence[Path]) -> list[st
         lines += _differing(f"{field} of {file}", stated)
     templates = {name: _template(folder) for name, folder in named.items()}
     distinct = list(dict.fromkeys(text for text in templates.values() if text))
-    letters = {
-        name: f"version {distinct.index(text) + 1}" if text else "" for name, text in templates.items()
-    }
+    letters = {name: f"version {distinct.index(text) + 1}" if text else "" for name, text in templates.items()}
     return lines + _differing("chat template", letters)
 
 
@@ -50,9 +48,7 @@ def _differing(what: str, stated: Mapping[str, str]) -> list[str]:
             names.setdefault(value, []).append(name)
     if len(names) < 2:
         return []
-    return [
-        f"the parents differ in the {what}: " + "; ".join(f"{v} in {', '.join(n)}" for v, n in names.items())
-    ]
+    return [f"the parents differ in the {what}: " + "; ".join(f"{v} in {', '.join(n)}" for v, n in names.items())]
 
 
 def _shown(value: Any) -> str:

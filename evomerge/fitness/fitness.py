@@ -32,9 +32,7 @@ class EvaluationTask(Protocol):
     metrics: dict[str, Metric]
     pools: Pools
 
-    def respond(
-        self, resident: Resident, items: Sequence[str], used_filters: frozenset[str]
-    ) -> TaskResponses:
+    def respond(self, resident: Resident, items: Sequence[str], used_filters: frozenset[str]) -> TaskResponses:
         """Run items on the resident model."""
 
     def prompt(self, tokenizer: Any = None) -> str:
@@ -122,9 +120,7 @@ class Fitness:
                     "they share the items: set one number",
                 )
             )
-        return Objective(
-            config.name or "", direction, config.weight, task.key, metric.key, metric.aggregation
-        )
+        return Objective(config.name or "", direction, config.weight, task.key, metric.key, metric.aggregation)
 
     def _task(self, config: ObjectiveConfig) -> EvaluationTask:
         share = self.config.confirmation_share
@@ -141,9 +137,7 @@ class Fitness:
         key = settings.key(stem if self._sources.setdefault(stem, name) == name else name)
         if key not in self._tasks:
             source = load_task(name, self._base_folder)
-            self._tasks[key] = LmEvalTask(
-                key, source, settings, confirmation_share=share, seed=self.config.seed
-            )
+            self._tasks[key] = LmEvalTask(key, source, settings, confirmation_share=share, seed=self.config.seed)
         return self._tasks[key]
 
     @staticmethod
@@ -158,9 +152,7 @@ class Fitness:
     def _duplicates(self, objectives: Sequence[Objective], locate: Callable[[Key], str]) -> list[Problem]:
         names = [self._named(objective, objectives).name for objective in objectives]
         return [
-            Problem(
-                f"two objectives are called {name!r}", locate(("fitness", "objectives", index)), "set `name`"
-            )
+            Problem(f"two objectives are called {name!r}", locate(("fitness", "objectives", index)), "set `name`")
             for index, name in enumerate(names)
             if name in names[:index]
         ]
@@ -228,9 +220,7 @@ class Fitness:
         except FitnessError as error:
             raise FitnessError(str(error) if key in str(error) else f"task {key!r}: {error}") from error
         except Exception as error:
-            raise FitnessError(
-                f"task {key!r}: the evaluation failed with {type(error).__name__}: {error}"
-            ) from error
+            raise FitnessError(f"task {key!r}: the evaluation failed with {type(error).__name__}: {error}") from error
 
     def score(self, responses: Responses) -> dict[str, float]:
         """Return each objective's value, in its own direction, by name.
@@ -253,9 +243,7 @@ class Fitness:
     def _score(self, objective: Objective, responses: Responses) -> float:
         task = responses.tasks.get(objective.task)
         if task is None:
-            raise FitnessError(
-                f"no responses to task {objective.task!r}, which objective {objective.name!r} needs"
-            )
+            raise FitnessError(f"no responses to task {objective.task!r}, which objective {objective.name!r} needs")
         if objective.metric not in task.values:
             keys = ", ".join(sorted(task.values))
             raise FitnessError(f"task {objective.task!r} gave no {objective.metric!r}; it gave: {keys}")

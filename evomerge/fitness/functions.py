@@ -83,9 +83,7 @@ class FunctionTask:
         """Return the first declared item, or the empty text."""
         return str(self.pools["search"][0].doc) if self.pools["search"] else ""
 
-    def respond(
-        self, resident: Resident, items: Sequence[str], used_filters: frozenset[str]
-    ) -> TaskResponses:
+    def respond(self, resident: Resident, items: Sequence[str], used_filters: frozenset[str]) -> TaskResponses:
         """Call the function on items.
 
         Raises:
@@ -94,9 +92,7 @@ class FunctionTask:
         """
         unknown = [item for item in items if item not in self._items]
         if unknown:
-            raise FitnessError(
-                f"function {self.key!r} declares no item {unknown[0]!r}; have its items changed?"
-            )
+            raise FitnessError(f"function {self.key!r} declares no item {unknown[0]!r}; have its items changed?")
         chosen = sorted((self._items[item] for item in set(items)), key=lambda item: item.index)
         arguments = {"items": [item.doc for item in chosen]} if self._declares_items else {}
         try:
@@ -104,9 +100,7 @@ class FunctionTask:
                 result = self._function(resident.model, resident.tokenizer, **arguments)
         except Exception as error:
             lines = "".join(traceback.format_exception(error))
-            raise FitnessError(
-                f"function {self.key!r} raised {type(error).__name__}: {error}\n{lines}"
-            ) from error
+            raise FitnessError(f"function {self.key!r} raised {type(error).__name__}: {error}\n{lines}") from error
         named = result if isinstance(result, Mapping) else {DEFAULT_METRIC: result}
         values = {f"{name},none": self._numbers(name, value, chosen) for name, value in named.items()}
         return TaskResponses(tuple(item.id for item in chosen), values)
@@ -124,35 +118,25 @@ class FunctionTask:
         try:
             numbers = [float(number) for number in values]
         except (TypeError, ValueError) as error:
-            raise FitnessError(
-                f"function {self.key!r} returned {value!r} for {name!r}, not numbers"
-            ) from error
+            raise FitnessError(f"function {self.key!r} returned {value!r} for {name!r}, not numbers") from error
         if len(numbers) != len(items):
-            raise FitnessError(
-                f"function {self.key!r} returned {len(numbers)} numbers for {len(items)} items"
-            )
+            raise FitnessError(f"function {self.key!r} returned {len(numbers)} numbers for {len(items)} items")
         if not all(map(math.isfinite, numbers)):
             raise FitnessError(f"function {self.key!r} returned a number that is not finite for {name!r}")
         return list(numbers)
 
 
-def _load(
-    reference: str, base_folder: Path | None
-) -> tuple[Callable[..., Any], Callable[[], Sequence[str]] | None]:
+def _load(reference: str, base_folder: Path | None) -> tuple[Callable[..., Any], Callable[[], Sequence[str]] | None]:
     source, _, name = reference.rpartition(":")
     if not source or not name.isidentifier():
         raise FitnessError(f"function {reference!r}: write `module:function` or `./file.py:function`")
     try:
-        module = (
-            _from_file(source, base_folder) if source.endswith(".py") else importlib.import_module(source)
-        )
+        module = _from_file(source, base_folder) if source.endswith(".py") else importlib.import_module(source)
     except FitnessError:
         raise
     except Exception as error:
         lines = "".join(traceback.format_exception(error))
-        raise FitnessError(
-            f"function {reference!r}: importing {source!r} failed: {error}\n{lines}"
-        ) from error
+        raise FitnessError(f"function {reference!r}: importing {source!r} failed: {error}\n{lines}") from error
     functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
     if not callable(getattr(module, name, None)):
         raise UnknownNameError("function", name, functions, source)

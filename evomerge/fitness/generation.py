@@ -38,11 +38,7 @@ def can_decode_greedily(model: PreTrainedModel) -> bool:
     active = {name for name, value in fields.items() if value not in (None, False) and value != OFF.get(name)}
     accepted = inspect.signature(model.forward).parameters
     plain = not model.config.is_encoder_decoder and not getattr(model, "_is_stateful", False)
-    return (
-        plain
-        and not active - NEUTRAL
-        and {"position_ids", "past_key_values", "attention_mask"} <= set(accepted)
-    )
+    return plain and not active - NEUTRAL and {"position_ids", "past_key_values", "attention_mask"} <= set(accepted)
 
 
 class StopCheck:
@@ -114,9 +110,7 @@ def decode_greedily(
 
 def _fixed_arguments(model: PreTrainedModel) -> dict[str, Any]:
     cache = DynamicCache(config=model.config.get_text_config(decoder=True))
-    last_only = (
-        {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
-    )
+    last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
     return {"use_cache": True, "past_key_values": cache, **last_only}
 
 

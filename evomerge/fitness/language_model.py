@@ -22,9 +22,7 @@ from evomerge.errors import FitnessError
 from evomerge.fitness.generation import StopCheck, can_decode_greedily, check_finite, decode_greedily
 from evomerge.fitness.isolation import quiet
 
-Encoded = tuple[
-    Any, list[int], list[int]
-]  # request as text (kept for lm-eval), context tokens, continuation tokens
+Encoded = tuple[Any, list[int], list[int]]  # request as text (kept for lm-eval), context tokens, continuation tokens
 
 
 @dataclass(frozen=True)

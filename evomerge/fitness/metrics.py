@@ -53,9 +53,7 @@ class Metric:
         else:
             score = float(self.aggregate(present))
         if not math.isfinite(score):
-            raise FitnessError(
-                f"{self.key}: the {self.aggregation} of {len(present)} items is {score}, not a number"
-            )
+            raise FitnessError(f"{self.key}: the {self.aggregation} of {len(present)} items is {score}, not a number")
         return score
 
     def item_values(self, values: Sequence[Value]) -> list[float]:

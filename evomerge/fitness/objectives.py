@@ -59,13 +59,9 @@ class ObjectiveConfig(BaseModel):
         if (self.task is None) == (self.function is None):
             raise ValueError("an objective has either `task` or `function`, exactly one of them")
         defaults = type(self).model_fields
-        useless = [
-            field for field in TASK_ONLY if self.function and getattr(self, field) != defaults[field].default
-        ]
+        useless = [field for field in TASK_ONLY if self.function and getattr(self, field) != defaults[field].default]
         if useless:
-            raise ValueError(
-                f"{', '.join(useless)}: only for objectives with a `task`, this one has a `function`"
-            )
+            raise ValueError(f"{', '.join(useless)}: only for objectives with a `task`, this one has a `function`")
         return self
 
 

@@ -99,9 +99,7 @@ def _tasks_in(name: str) -> list[str]:
     kinds = shipped_names().get(name, {})
     if "group" in kinds and "task" not in kinds:
         return [
-            task
-            for member in _listed(load_yaml(kinds["group"][0], resolve_func=False))
-            for task in _tasks_in(member)
+            task for member in _listed(load_yaml(kinds["group"][0], resolve_func=False)) for task in _tasks_in(member)
         ]
     if "tag" in kinds and "task" not in kinds:
         return [found for path in kinds["tag"] for kind, found in _declared(path) if kind == "task"]
@@ -110,10 +108,7 @@ def _tasks_in(name: str) -> list[str]:
 
 def _listed(config: Mapping[str, Any]) -> list[str]:
     members = config.get("task") or []
-    return [
-        str(entry.get("task") or entry.get("group")) if isinstance(entry, dict) else entry
-        for entry in members
-    ]
+    return [str(entry.get("task") or entry.get("group")) if isinstance(entry, dict) else entry for entry in members]
 
 
 def _build(name: str, path: Path, config: dict[str, Any]) -> Task:
@@ -128,9 +123,7 @@ def _build(name: str, path: Path, config: dict[str, Any]) -> Task:
     except ConnectionError as error:
         raise FitnessError(_unreachable(name, config, error)) from error
     except Exception as error:
-        raise FitnessError(
-            f"task {name!r} ({path}) cannot be built: {type(error).__name__}: {error}"
-        ) from error
+        raise FitnessError(f"task {name!r} ({path}) cannot be built: {type(error).__name__}: {error}") from error
     return task
 
 

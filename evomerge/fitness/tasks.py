@@ -38,14 +38,10 @@ class LmEvalTask:
         FitnessError: a task that runs code or needs images, or one without items.
     """
 
-    def __init__(
-        self, key: str, task: Task, settings: TaskSettings, *, confirmation_share: float, seed: int
-    ) -> None:
+    def __init__(self, key: str, task: Task, settings: TaskSettings, *, confirmation_share: float, seed: int) -> None:
         self.key, self._task, self._settings, self._seed = key, task, settings, seed
         if getattr(task, "UNSAFE_CODE", False) or getattr(task, "MULTIMODAL", False):
-            raise FitnessError(
-                f"task {key!r} runs generated code or needs images or sound; neither is supported"
-            )
+            raise FitnessError(f"task {key!r} runs generated code or needs images or sound; neither is supported")
         self._configure()
         self.metrics = task_metrics(task)
         self.pools = self._split(confirmation_share)
@@ -78,9 +74,7 @@ class LmEvalTask:
         """Return what is allowed but likely to mislead."""
         if self._task.OUTPUT_TYPE != "generate_until" or self._has_token_limit:
             return []
-        what = (
-            f"task {self.key!r} sets no max_gen_toks: answers are cut off at lm-eval's default of 256 tokens"
-        )
+        what = f"task {self.key!r} sets no max_gen_toks: answers are cut off at lm-eval's default of 256 tokens"
         return [Problem(what, "", "set `gen_kwargs: {max_gen_toks: ...}` for the objective")]
 
     def _split(self, confirmation_share: float) -> Pools:
@@ -93,9 +87,7 @@ class LmEvalTask:
             pools = split_by_hash(self._read(task.eval_docs), confirmation_share)
         for split, items in pools.items():
             if not items:
-                raise FitnessError(
-                    f"task {self.key!r} has no {split} items: its data is too small to be split"
-                )
+                raise FitnessError(f"task {self.key!r} has no {split} items: its data is too small to be split")
         return pools
 
     def _read(self, docs: Any) -> tuple[Item, ...]:
@@ -122,11 +114,7 @@ class LmEvalTask:
         """Return why this task cannot be run with a tokenizer."""
         if self._settings.apply_chat_template and not getattr(tokenizer, "chat_template", None):
             what = f"task {self.key!r} asks for a chat template, and the tokenizer has none"
-            return [
-                Problem(
-                    what, "", "drop `apply_chat_template`, or add a chat template to the base's tokenizer"
-                )
-            ]
+            return [Problem(what, "", "drop `apply_chat_template`, or add a chat template to the base's tokenizer")]
         return []
 
     def _requests(self, item: Item, template: Any) -> list[Instance]:
@@ -153,9 +141,7 @@ class LmEvalTask:
             )
         return list(requests) if isinstance(requests, list) else [requests]
 
-    def respond(
-        self, resident: Resident, items: Sequence[str], used_filters: frozenset[str]
-    ) -> TaskResponses:
+    def respond(self, resident: Resident, items: Sequence[str], used_filters: frozenset[str]) -> TaskResponses:
         """Run items on the resident model.
 
         Args:
@@ -215,9 +201,7 @@ class LmEvalTask:
         for name in used_filters:
             answers = [instance.filtered_resps.get(name) for instance in group]
             flat = [part for answer in answers for part in (answer if isinstance(answer, list) else [answer])]
-            if any(
-                part is None or (isinstance(part, str) and part.strip() in self._fallbacks) for part in flat
-            ):
+            if any(part is None or (isinstance(part, str) and part.strip() in self._fallbacks) for part in flat):
                 return True
         return False
 
@@ -266,16 +250,11 @@ def _run(model: ResidentLM, instances: Sequence[Instance]) -> set[int]:
         instance.resps, instance.filtered_resps = [], {}
     for kind in dict.fromkeys(instance.request_type for instance in instances):
         requests = [
-            instance
-            for instance in instances
-            if instance.request_type == kind
-            for _ in range(instance.repeats or 1)
+            instance for instance in instances if instance.request_type == kind for _ in range(instance.repeats or 1)
         ]
         if kind == "generate_until":
             generations = model.generate(requests)
-            cut_off |= {
-                id(request) for request, made in zip(requests, generations, strict=True) if made.truncated
-            }
+            cut_off |= {id(request) for request, made in zip(requests, generations, strict=True) if made.truncated}
             answers: list[Any] = [generation.text for generation in generations]
         else:
             answers = getattr(model, kind)(requests)

@@ -37,17 +37,13 @@ def resolve_parameter(
     """
     for parameters in _scopes(recipe, model, slice_index):
         if name in parameters:
-            value = evaluate_setting(
-                parameters[name], tensor, depth, interpolate=not isinstance(default, bool)
-            )
+            value = evaluate_setting(parameters[name], tensor, depth, interpolate=not isinstance(default, bool))
             if value is not None:
                 return value
     return default
 
 
-def _scopes(
-    recipe: Recipe, model: str | None, slice_index: int | None
-) -> Iterator[Mapping[str, ParameterSetting]]:
+def _scopes(recipe: Recipe, model: str | None, slice_index: int | None) -> Iterator[Mapping[str, ParameterSetting]]:
     for entry in recipe.models or ():
         if entry.model == model:
             yield entry.parameters
@@ -60,9 +56,7 @@ def _scopes(
     yield recipe.parameters
 
 
-def evaluate_setting(
-    setting: ParameterSetting, tensor: str, depth: float, *, interpolate: bool = True
-) -> Any:
+def evaluate_setting(setting: ParameterSetting, tensor: str, depth: float, *, interpolate: bool = True) -> Any:
     """Return what ``setting`` says for a tensor at ``depth``; None if no filter matches its name.
 
     Args:

@@ -107,9 +107,7 @@ def output_slices(recipe: Recipe, num_layers: Mapping[str, int]) -> tuple[Output
         listed = ", ".join(f"{model!r} has {depth}" for model, depth in depths.items())
         raise ConfigError(f"models must have equally many layers: {listed}; use slices to pick layers")
     sources = tuple(
-        SliceInput.model_construct(
-            model=entry.model, layer_range=(0, depths[entry.model]), parameters=entry.parameters
-        )
+        SliceInput.model_construct(model=entry.model, layer_range=(0, depths[entry.model]), parameters=entry.parameters)
         for entry in inputs
     )
     return (OutputSlice.model_construct(sources=sources),)

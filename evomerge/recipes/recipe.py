@@ -106,8 +106,7 @@ ParameterSetting: TypeAlias = Annotated[
         _shape,
         custom_error_type="parameter",
         custom_error_message=(
-            "a parameter is a number, a list of numbers (a gradient over the layers) "
-            "or a list of {filter, value}"
+            "a parameter is a number, a list of numbers (a gradient over the layers) or a list of {filter, value}"
         ),
     ),
     BeforeValidator(lambda value: (value,) if isinstance(value, Mapping) else value),

@@ -54,18 +54,14 @@ class _Loader(yaml.SafeLoader):
 
 _Loader.yaml_implicit_resolvers = {
     first: [
-        (tag, pattern)
-        for tag, pattern in resolvers
-        if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float")
+        (tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float")
     ]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
 )
-_FLOAT = re.compile(
-    r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"
-)
+_FLOAT = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$")
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 
 
@@ -176,14 +172,10 @@ def _problem(model: type[BaseModel], document: Document, prefix: Key, detail: An
         fields = fields_at(model, raw[:-1])
         return Problem(f"unknown field {raw[-1]!r}", where, suggest(str(raw[-1]), fields))
     if detail["type"] == "missing":
-        return Problem(
-            f"missing field {raw[-1]!r}", document.where(prefix + _within(document.data, prefix, raw[:-1]))
-        )
+        return Problem(f"missing field {raw[-1]!r}", document.where(prefix + _within(document.data, prefix, raw[:-1])))
     if detail["type"] in ("literal_error", "enum"):
         choices = re.findall(r"'([^']*)'", str(detail["ctx"]["expected"]))
-        return Problem(
-            f"{detail['input']!r} is not a valid value", where, suggest(str(detail["input"]), choices)
-        )
+        return Problem(f"{detail['input']!r} is not a valid value", where, suggest(str(detail["input"]), choices))
     message = detail["msg"].removeprefix("Value error, ")
     given = detail.get("input")
     shown = f" (found {given!r})" if isinstance(given, (str, int, float, bool)) or given is None else ""
@@ -213,9 +205,7 @@ def fields_at(model: type[BaseModel], location: Key) -> list[str]:
     for part in location:
         inner: list[type[BaseModel]] = []
         for candidate in models:
-            by_alias = {
-                (info.alias or name): info.annotation for name, info in candidate.model_fields.items()
-            }
+            by_alias = {(info.alias or name): info.annotation for name, info in candidate.model_fields.items()}
             if part in by_alias:
                 inner += _models_in(by_alias[part])
         models = inner or models

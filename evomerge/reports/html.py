@@ -52,18 +52,14 @@ class Figures:
         spec = json.loads(figure.to_json())
         spec["layout"].pop("template", None)
         # "<" would let a string end the script element that holds the JSON.
-        self.specs[name] = (
-            json.dumps(spec).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-        )
+        self.specs[name] = json.dumps(spec).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
         return name
 
     def place(self, name: str) -> Markup:
         """Return the element that the page's script draws the figure ``name`` into."""
         height = json.loads(self.specs[name])["layout"].get("height", 360)
         data = Markup('<script type="application/json">{}</script>').format(Markup(self.specs[name]))
-        return Markup('<div class="figure" id="figure-{}" style="min-height:{}px">{}</div>').format(
-            name, height, data
-        )
+        return Markup('<div class="figure" id="figure-{}" style="min-height:{}px">{}</div>').format(name, height, data)
 
 
 def write_report(summary: RunSummary, path: Path) -> Path:
@@ -148,9 +144,7 @@ def _figure_sections(summary: RunSummary, figures: Figures) -> dict[str, list[tu
         if confirmed is not None:
             front.append((figures.add("confirmed", confirmed), "On the confirmation items: 95% intervals"))
     if len(summary.objectives) > 2:
-        front.append(
-            (figures.add("profile", profile_figure(summary)), "Front and references across all objectives")
-        )
+        front.append((figures.add("profile", profile_figure(summary)), "Front and references across all objectives"))
     progress = [
         (figures.add(f"progress-{i}", progress_figure(summary, objective)), objective.title)
         for i, objective in enumerate(summary.objectives)
@@ -190,9 +184,7 @@ def _gene_note(summary: RunSummary) -> str:
     if complete < FEWEST_TRIALS:
         return f"Shown from {FEWEST_TRIALS} complete trials on."
     cut = f"The {TOP_GENES} largest of {genes} genes. " if genes > TOP_GENES else ""
-    doubt = (
-        f" With {complete} trials for {genes} genes this is a hint, no more." if complete < 5 * genes else ""
-    )
+    doubt = f" With {complete} trials for {genes} genes this is a hint, no more." if complete < 5 * genes else ""
     return (
         f"{cut}fANOVA: the share of the objective's variance that a gene explains alone, over the trials. "
         f"Colour: whether more of the gene goes with better (blue) or worse (red) scores.{doubt}"

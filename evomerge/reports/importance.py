@@ -62,9 +62,7 @@ class DepthTable:
     values: tuple[tuple[float, ...], ...]
 
 
-def importance(
-    trials: Sequence[TrialRow], objectives: Sequence[ObjectiveInfo]
-) -> dict[str, list[GeneImportance]]:
+def importance(trials: Sequence[TrialRow], objectives: Sequence[ObjectiveInfo]) -> dict[str, list[GeneImportance]]:
     """Return each objective's gene importances, the largest first; with several objectives, their mean's too.
 
     Empty when fewer than ``FEWEST_TRIALS`` trials have finite objectives or no gene varies. At most
@@ -115,9 +113,7 @@ def _range(values: Sequence[Value]) -> BaseDistribution | None:
     return FloatDistribution(min(numbers), max(numbers))
 
 
-def _ranked(
-    trials: Sequence[TrialRow], shares: Mapping[str, float], target: np.ndarray
-) -> list[GeneImportance]:
+def _ranked(trials: Sequence[TrialRow], shares: Mapping[str, float], target: np.ndarray) -> list[GeneImportance]:
     found = [GeneImportance(gene, share, _trend(gene, trials, target)) for gene, share in shares.items()]
     return sorted(found, key=lambda row: (-row.share, row.gene))
 
@@ -179,9 +175,7 @@ def over_depth(values: Mapping[str, float]) -> DepthTable | None:
         for gene, match, value in found
         if match is not None
     }
-    columns = sorted(
-        {column for _, column in cells}, key=lambda column: (not column.isdigit(), column.zfill(9))
-    )
+    columns = sorted({column for _, column in cells}, key=lambda column: (not column.isdigit(), column.zfill(9)))
     axis = next((match[1] for _, match, _ in found if match is not None and match[1]), None)
     if len(columns) < 2 or axis is None:
         return None

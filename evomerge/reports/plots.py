@@ -115,9 +115,7 @@ def _trend_colour(trend: float | None) -> str:
     """Return grey for no trend, blue for upwards, red for downwards; faint trends are lifted to be seen."""
     strength = math.sqrt(abs(trend)) if trend is not None and math.isfinite(trend) else 0.0
     end = _BETTER if (trend or 0) > 0 else _WORSE
-    return "rgb({},{},{})".format(
-        *(round(a + (b - a) * strength) for a, b in zip(_NEUTRAL, end, strict=True))
-    )
+    return "rgb({},{},{})".format(*(round(a + (b - a) * strength) for a, b in zip(_NEUTRAL, end, strict=True)))
 
 
 def genome_figure(values: Mapping[str, float]) -> go.Figure:

@@ -56,9 +56,7 @@ def confirmed_scores(summary: RunSummary) -> ScoreTable:
         _Scored(row.label, "winner" if row.kind == "trial" else row.kind, {**row.objectives, MEAN: row.mean})
         for row in wording.compared_rows(summary)
     ]
-    return _table(
-        rows, _columns(summary), "On the confirmation items, which the search never saw; 95% intervals."
-    )
+    return _table(rows, _columns(summary), "On the confirmation items, which the search never saw; 95% intervals.")
 
 
 def search_scores(summary: RunSummary, most: int = 5) -> ScoreTable:
@@ -66,9 +64,7 @@ def search_scores(summary: RunSummary, most: int = 5) -> ScoreTable:
     rows = [_Scored(row.name, row.kind, _exact(row.objectives, summary)) for row in summary.references]
     for trial in by_mean_rank(summary.front, summary.objectives)[:most]:
         rows.append(_Scored(f"trial {trial.number}", "trial", _exact(trial.objectives or {}, summary)))
-    return _table(
-        rows, _columns(summary), "On the search items, which the search optimises: expect less on others."
-    )
+    return _table(rows, _columns(summary), "On the search items, which the search optimises: expect less on others.")
 
 
 def front_scores(summary: RunSummary, most: int) -> ScoreTable | None:
@@ -100,12 +96,8 @@ def _exact(objectives: Mapping[str, float], summary: RunSummary) -> dict[str, In
     return {**values, MEAN: Interval(mean, mean, mean)}
 
 
-def _table(
-    rows: Sequence[_Scored], columns: Sequence[ObjectiveInfo], note: str, left_out: int = 0
-) -> ScoreTable:
-    cells = [
-        [_cell(row.values[c.name], [r.values[c.name] for r in rows], c) for c in columns] for row in rows
-    ]
+def _table(rows: Sequence[_Scored], columns: Sequence[ObjectiveInfo], note: str, left_out: int = 0) -> ScoreTable:
+    cells = [[_cell(row.values[c.name], [r.values[c.name] for r in rows], c) for c in columns] for row in rows]
     heads = tuple(c.name + ("" if c.sign > 0 else " ↓") for c in columns)
     made = tuple(Row(row.label, row.kind, tuple(line)) for row, line in zip(rows, cells, strict=True))
     return ScoreTable(heads, made, note, left_out)

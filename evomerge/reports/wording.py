@@ -67,9 +67,7 @@ def verdict(summary: RunSummary, comparison: Comparison) -> str:
         return f"{winner} beats {against} by {numbers}"
     if comparison.loses:
         return f"{winner} is worse than {against}: {numbers}"
-    doubt = (
-        "the interval holds zero" if difference.low <= 0 else "p, corrected for the choice, is not below 0.05"
-    )
+    doubt = "the interval holds zero" if difference.low <= 0 else "p, corrected for the choice, is not below 0.05"
     return f"{winner} does not beat {against}: {numbers} ({doubt})"
 
 

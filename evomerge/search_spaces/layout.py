@@ -68,9 +68,7 @@ def lay_out(groups: Mapping[str, Sequence[str]], granularity: str, smooth: int |
     return Layout(tuple(_in_order([*inside, *outside])), entries)
 
 
-def _points(
-    group: str, names: Sequence[str], num_layers: int, granularity: str, smooth: int | None
-) -> tuple[str, ...]:
+def _points(group: str, names: Sequence[str], num_layers: int, granularity: str, smooth: int | None) -> tuple[str, ...]:
     """Return the cell of each point of a gradient; one cell if all are the same.
 
     A point that no tensor is read from (a group may be missing in some layers) shares the cell of its nearest
@@ -86,9 +84,7 @@ def _points(
         places = [f"block{layer // size}" if block else f"layer{layer}" for layer in range(num_layers)]
         used = {places[layer] for layer in layers}
         live = [layer for layer in range(num_layers) if places[layer] in used]
-    cells = tuple(
-        _join(places[min(live, key=lambda near: abs(near - point))], group) for point in range(len(places))
-    )
+    cells = tuple(_join(places[min(live, key=lambda near: abs(near - point))], group) for point in range(len(places)))
     return cells if len(set(cells)) > 1 else cells[:1]
 
 
@@ -105,9 +101,7 @@ def _in_order(parts: Sequence[_Part]) -> Iterator[str]:
         for step, cell in enumerate(part.cells)
         if cell not in part.cells[:step]
     ]
-    outside = {
-        cell for part in parts if all(layer_of(name) is None for name in part.names) for cell in part.cells
-    }
+    outside = {cell for part in parts if all(layer_of(name) is None for name in part.names) for cell in part.cells}
     for _, _, cell in sorted(cells, key=lambda entry: (entry[2] in outside, *entry[:2])):
         yield cell
 

@@ -80,8 +80,7 @@ class ParameterSpace:
             "merge_method": self._method.name,
             "base_model": self._base,
             "models": [
-                {"model": reference, "parameters": own[nickname]}
-                for nickname, reference in self._info.parents.items()
+                {"model": reference, "parameters": own[nickname]} for nickname, reference in self._info.parents.items()
             ],
             "parameters": own[None],
             "dtype": self._info.dtype,
@@ -118,9 +117,7 @@ def build(config: ParameterSpaceConfig, info: ParentsInfo) -> ParameterSpace:
 
 SEARCH_SPACES.add(
     "parameter",
-    SearchSpaceKind(
-        ParameterSpaceConfig, build, "the parameters of one merge method, per layer and tensor group"
-    ),
+    SearchSpaceKind(ParameterSpaceConfig, build, "the parameters of one merge method, per layer and tensor group"),
     origin=__name__,
 )
 
@@ -174,9 +171,7 @@ def _check_fixed(config: ParameterSpaceConfig, method: MergeMethod) -> Iterator[
         value = config.fixed.get(parameter.name)
         if value is not None and (parameter.kind == "bool") != isinstance(value, bool):
             wanted = "true or false" if parameter.kind == "bool" else "a number"
-            yield Problem(
-                f"{parameter.name} is {wanted}, found {value!r}", f"search_space.fixed.{parameter.name}"
-            )
+            yield Problem(f"{parameter.name} is {wanted}, found {value!r}", f"search_space.fixed.{parameter.name}")
 
 
 def _slots(config: ParameterSpaceConfig, method: MergeMethod, info: ParentsInfo) -> Iterator[_Slot]:

@@ -61,9 +61,7 @@ class ParameterSpaceConfig(SearchSpaceConfig):
     @model_validator(mode="after")
     def _smooth_layers(self) -> ParameterSpaceConfig:
         if self.smooth is not None and self.granularity != "layer":
-            raise ValueError(
-                f"smooth curves run over layers: use granularity: layer, not {self.granularity!r}"
-            )
+            raise ValueError(f"smooth curves run over layers: use granularity: layer, not {self.granularity!r}")
         return self
 
 

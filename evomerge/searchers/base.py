@@ -112,9 +112,7 @@ SEARCHERS: Registry[SearcherEntry] = Registry(
 )
 
 
-def read_searcher(
-    value: str | Mapping[str, Any], document: Document | None = None, prefix: Key = ()
-) -> SearcherConfig:
+def read_searcher(value: str | Mapping[str, Any], document: Document | None = None, prefix: Key = ()) -> SearcherConfig:
     """Return the config that an experiment's ``searcher:`` means: a name alone, or a mapping with ``kind``.
 
     Args:
@@ -178,9 +176,7 @@ def _gene_problems(genes: Sequence[Gene]) -> list[Problem]:
         if isinstance(gene, (FloatGene, IntGene)):
             if not (math.isfinite(gene.low) and math.isfinite(gene.high) and gene.low <= gene.high):
                 what = f"the bounds [{gene.low}, {gene.high}] of the gene {gene.name!r} are not an interval"
-                problems.append(
-                    Problem(what, "search space", "bounds are two finite numbers, the lower first")
-                )
+                problems.append(Problem(what, "search space", "bounds are two finite numbers, the lower first"))
                 continue
         elif not gene.choices:
             problems.append(Problem(f"the gene {gene.name!r} has no choices", "search space"))
@@ -214,17 +210,13 @@ def _objective_problems(objectives: Sequence[ObjectiveSpec], multi_objective: bo
         what = f"weights must be finite and not negative (found {weights})"
         problems.append(Problem(what, "objectives", "the objective's direction says what is better"))
     elif not multi_objective and not any(weights):
-        problems.append(
-            Problem("all objectives have weight 0", "objectives", "give at least one a weight above 0")
-        )
+        problems.append(Problem("all objectives have weight 0", "objectives", "give at least one a weight above 0"))
     return problems
 
 
 def _point_problems(genes: Sequence[Gene], point: Genome, where: str) -> list[Problem]:
     names = {gene.name for gene in genes}
-    problems = [
-        Problem(f"unknown gene {name!r}", where, suggest(name, names)) for name in point if name not in names
-    ]
+    problems = [Problem(f"unknown gene {name!r}", where, suggest(name, names)) for name in point if name not in names]
     for gene in genes:
         if gene.name not in point:
             problems.append(Problem(f"no value for the gene {gene.name!r}", where))

@@ -32,9 +32,7 @@ class CmaEsConfig(SearcherConfig):
     """Options of CMA-ES. Several objectives are added up, each times its weight, signed by direction."""
 
     kind: Literal["cma-es"] = Field("cma-es", description="the searcher's name")
-    population: int | None = Field(
-        None, ge=4, description="genomes in a generation (left out: 4 + 3 ln n for n genes)"
-    )
+    population: int | None = Field(None, ge=4, description="genomes in a generation (left out: 4 + 3 ln n for n genes)")
     sigma0: float = Field(
         0.25, gt=0, le=1, allow_inf_nan=False, description="first step size, as a share of each gene's range"
     )

@@ -38,16 +38,12 @@ class Nsga2Config(SearcherConfig):
     mutation: Literal["resample", "polynomial"] = Field(
         "resample", description="draw a mutated gene anew in its bounds, or near its value"
     )
-    mutation_probability: float | None = Field(
-        None, ge=0, le=1, description="of each gene (left out: 1 / genes)"
-    )
+    mutation_probability: float | None = Field(None, ge=0, le=1, description="of each gene (left out: 1 / genes)")
 
     @model_validator(mode="after")
     def _population_feeds_the_crossover(self) -> Nsga2Config:
         if self.population < 3 and self.crossover in THREE_PARENTS:
-            raise ValueError(
-                f"the crossover {self.crossover!r} mixes three parents: population must be at least 3"
-            )
+            raise ValueError(f"the crossover {self.crossover!r} mixes three parents: population must be at least 3")
         return self
 
 

@@ -46,9 +46,7 @@ class InFlight(Generic[Note]):
         return note
 
 
-def objective_values(
-    objectives: Sequence[ObjectiveSpec], told: Mapping[str, float] | None
-) -> tuple[float, ...] | None:
+def objective_values(objectives: Sequence[ObjectiveSpec], told: Mapping[str, float] | None) -> tuple[float, ...] | None:
     """Return the values in the order of ``objectives``; ``None`` if it failed or a value is not finite.
 
     Raises:
@@ -67,8 +65,7 @@ def weighted_cost(objectives: Sequence[ObjectiveSpec], values: Sequence[float]) 
     """Return Σ weight·value with the sign turned so that less is better; values are not rescaled."""
     signs = (-1.0 if objective.direction == "maximize" else 1.0 for objective in objectives)
     return sum(
-        sign * objective.weight * value
-        for sign, objective, value in zip(signs, objectives, values, strict=True)
+        sign * objective.weight * value for sign, objective, value in zip(signs, objectives, values, strict=True)
     )
 
 

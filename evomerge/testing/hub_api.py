@@ -37,9 +37,7 @@ class Repository:
 
 
 def _whoami(request: Handler) -> None:
-    request.send(
-        {"type": "user", "name": request.hub.namespace, "orgs": [], "auth": {"type": "access_token"}}
-    )
+    request.send({"type": "user", "name": request.hub.namespace, "orgs": [], "auth": {"type": "access_token"}})
 
 
 def _create(request: Handler) -> None:
@@ -119,9 +117,7 @@ def _commit(request: Handler, repo: str, ref: str) -> None:
         repository.refs[ref] = files
         repository.commits.append(lines[0]["value"]["summary"])
     sha = _sha(repository, ref)
-    request.send(
-        {"commitUrl": f"{request.hub.url}/{repo}/commit/{sha}", "commitOid": sha, "pullRequestUrl": None}
-    )
+    request.send({"commitUrl": f"{request.hub.url}/{repo}/commit/{sha}", "commitOid": sha, "pullRequestUrl": None})
 
 
 def _open_pull_request(request: Handler, repo: str) -> None:
@@ -153,9 +149,7 @@ def _resolve(request: Handler, repo: str, ref: str, path: str) -> None:
         headers |= {"X-Xet-Hash": stored, "X-Xet-Refresh-Route": token, "X-Linked-Size": str(entry.size)}
         request.send(b"", headers=headers | {"X-Linked-ETag": f'"{entry.sha256}"'})
     else:
-        request.send(
-            entry.data if entry.data is not None else request.hub.large[entry.sha256], headers=headers
-        )
+        request.send(entry.data if entry.data is not None else request.hub.large[entry.sha256], headers=headers)
 
 
 def _xet_token(request: Handler, repo: str, ref: str) -> None:

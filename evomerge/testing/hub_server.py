@@ -91,9 +91,7 @@ class HubServer:
         self.lock = threading.RLock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
-        )
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> HubServer:
@@ -120,9 +118,7 @@ class HubServer:
 
     def bytes_received(self, method: str, path: str) -> int:
         """Return how many body bytes arrived in requests of ``method`` whose path matches."""
-        return sum(
-            one.received for one in self.requests if one.method == method and re.search(path, one.path)
-        )
+        return sum(one.received for one in self.requests if one.method == method and re.search(path, one.path))
 
     def count(self, method: str, path: str) -> int:
         """Return how many requests of ``method`` have a path that matches."""
@@ -156,11 +152,7 @@ class HubRequestHandler(BaseHTTPRequestHandler):
         if fault and not isinstance(fault.action, int):
             self._break_off(path, size, fault.action)
             return
-        self.body = (
-            self._read_chunks()
-            if self.headers.get("Transfer-Encoding") == "chunked"
-            else self.rfile.read(size)
-        )
+        self.body = self._read_chunks() if self.headers.get("Transfer-Encoding") == "chunked" else self.rfile.read(size)
         with self.hub.lock:
             self.hub.requests.append(Request(self.command, path, len(self.body)))
         if fault and isinstance(fault.action, int):

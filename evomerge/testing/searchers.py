@@ -125,9 +125,7 @@ class SearcherTestCase:
         """Return a new searcher."""
         return build_searcher(config, genes, objectives, budget or self.trials, starting_points)
 
-    def test_genomes_are_plain_values_inside_the_bounds(
-        self, config: SearcherConfig, genes: tuple[Gene, ...]
-    ) -> None:
+    def test_genomes_are_plain_values_inside_the_bounds(self, config: SearcherConfig, genes: tuple[Gene, ...]) -> None:
         for trial in drive(self.build(config, genes), score_some, self.trials, in_flight=4):
             assert list(trial.genome) == [gene.name for gene in genes]
             for gene in genes:
@@ -143,9 +141,7 @@ class SearcherTestCase:
     def test_the_same_calls_give_the_same_genomes(
         self, config: SearcherConfig, genes: tuple[Gene, ...], in_flight: int
     ) -> None:
-        first, second = (
-            drive(self.build(config, genes), score_some, self.trials, in_flight) for _ in range(2)
-        )
+        first, second = (drive(self.build(config, genes), score_some, self.trials, in_flight) for _ in range(2))
         assert first == second
 
     def test_another_seed_gives_another_search(self, config: SearcherConfig, genes: tuple[Gene, ...]) -> None:
@@ -215,22 +211,16 @@ class SearcherTestCase:
 
         assert drive(self.build(config, genes), evaluate, self.trials, in_flight) == whole
 
-    def test_a_larger_budget_begins_with_the_same_trials(
-        self, config: SearcherConfig, genes: tuple[Gene, ...]
-    ) -> None:
+    def test_a_larger_budget_begins_with_the_same_trials(self, config: SearcherConfig, genes: tuple[Gene, ...]) -> None:
         half = drive(self.build(config, genes, budget=self.trials // 2), score, self.trials // 2)
         whole = drive(self.build(config, genes, budget=self.trials), score, self.trials)
         assert whole[: len(half)] == half
 
-    def test_failed_trials_do_not_end_the_search(
-        self, config: SearcherConfig, genes: tuple[Gene, ...]
-    ) -> None:
+    def test_failed_trials_do_not_end_the_search(self, config: SearcherConfig, genes: tuple[Gene, ...]) -> None:
         trials = drive(self.build(config, genes), lambda genome: None, self.trials, in_flight=4)
         assert len(trials) == self.trials
 
-    def test_values_that_are_not_finite_count_as_failed(
-        self, config: SearcherConfig, genes: tuple[Gene, ...]
-    ) -> None:
+    def test_values_that_are_not_finite_count_as_failed(self, config: SearcherConfig, genes: tuple[Gene, ...]) -> None:
         spoilt_values = cycle([float("nan"), float("inf"), float("-inf")])
 
         def spoilt(genome: Genome) -> dict[str, float]:
@@ -241,25 +231,17 @@ class SearcherTestCase:
         found = drive(self.build(config, genes), spoilt, self.trials)
         assert [trial.genome for trial in found] == [trial.genome for trial in expected]
 
-    def test_equal_results_do_not_end_the_search(
-        self, config: SearcherConfig, genes: tuple[Gene, ...]
-    ) -> None:
+    def test_equal_results_do_not_end_the_search(self, config: SearcherConfig, genes: tuple[Gene, ...]) -> None:
         same = {"near": 0.5, "cost": 0.5}
         assert len(drive(self.build(config, genes), lambda genome: same, self.trials)) == self.trials
 
     def test_the_direction_is_obeyed(self, config: SearcherConfig, genes: tuple[Gene, ...]) -> None:
         up, down = (ObjectiveSpec("loss", "maximize"),), (ObjectiveSpec("loss", "minimize"),)
-        first = drive(
-            self.build(config, genes, up), lambda genome: {"loss": -score(genome)["cost"]}, self.trials
-        )
-        second = drive(
-            self.build(config, genes, down), lambda genome: {"loss": score(genome)["cost"]}, self.trials
-        )
+        first = drive(self.build(config, genes, up), lambda genome: {"loss": -score(genome)["cost"]}, self.trials)
+        second = drive(self.build(config, genes, down), lambda genome: {"loss": score(genome)["cost"]}, self.trials)
         assert [trial.genome for trial in first] == [trial.genome for trial in second]
 
-    def test_a_returned_genome_belongs_to_the_caller(
-        self, config: SearcherConfig, genes: tuple[Gene, ...]
-    ) -> None:
+    def test_a_returned_genome_belongs_to_the_caller(self, config: SearcherConfig, genes: tuple[Gene, ...]) -> None:
         searcher = self.build(config, genes)
         genome = searcher.ask()
         assert genome is not None
@@ -267,9 +249,7 @@ class SearcherTestCase:
         genome.clear()
         searcher.tell(asked, score(asked))
 
-    def test_results_out_of_ask_order_are_refused(
-        self, config: SearcherConfig, genes: tuple[Gene, ...]
-    ) -> None:
+    def test_results_out_of_ask_order_are_refused(self, config: SearcherConfig, genes: tuple[Gene, ...]) -> None:
         searcher = self.build(config, genes)
         first, second = searcher.ask(), searcher.ask()
         assert first is not None
@@ -279,9 +259,7 @@ class SearcherTestCase:
         searcher.tell(first, score(first))
         searcher.tell(second, score(second))
 
-    def test_a_result_that_nobody_asked_for_is_refused(
-        self, config: SearcherConfig, genes: tuple[Gene, ...]
-    ) -> None:
+    def test_a_result_that_nobody_asked_for_is_refused(self, config: SearcherConfig, genes: tuple[Gene, ...]) -> None:
         genome = {gene.name: gene.initial for gene in genes}
         with pytest.raises(RunError, match="no genome is in flight"):
             self.build(config, genes).tell(genome, score(genome))
@@ -290,16 +268,12 @@ class SearcherTestCase:
         searcher = self.build(config, genes)
         genome = searcher.ask()
         assert genome is not None
-        with pytest.raises(
-            RunError, match=r"no value told for the objectives \['cost'\]; told were \['near'\]"
-        ):
+        with pytest.raises(RunError, match=r"no value told for the objectives \['cost'\]; told were \['near'\]"):
             searcher.tell(genome, {"near": 1.0})
 
     def test_starting_points_are_taken(self, config: SearcherConfig, genes: tuple[Gene, ...]) -> None:
         points = [{gene.name: gene.initial for gene in genes}, *_corners(genes)]
-        trials = drive(
-            self.build(config, genes, starting_points=points), score_some, self.trials, in_flight=3
-        )
+        trials = drive(self.build(config, genes, starting_points=points), score_some, self.trials, in_flight=3)
         assert len(trials) == self.trials
 
     def test_nothing_is_printed_or_logged(

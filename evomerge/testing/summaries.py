@@ -112,17 +112,13 @@ def _value(info: ObjectiveInfo, score: float) -> float:
 def _with_front(rows: Sequence[TrialRow], infos: Sequence[ObjectiveInfo]) -> list[TrialRow]:
     complete = [row for row in rows if row.objectives is not None]
     return [
-        replace(
-            row, on_front=row.objectives is not None and not any(_dominates(o, row, infos) for o in complete)
-        )
+        replace(row, on_front=row.objectives is not None and not any(_dominates(o, row, infos) for o in complete))
         for row in rows
     ]
 
 
 def _dominates(one: TrialRow, other: TrialRow, infos: Sequence[ObjectiveInfo]) -> bool:
-    pairs = [
-        (i.sign * (one.objectives or {})[i.name], i.sign * (other.objectives or {})[i.name]) for i in infos
-    ]
+    pairs = [(i.sign * (one.objectives or {})[i.name], i.sign * (other.objectives or {})[i.name]) for i in infos]
     return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
 
 
@@ -138,8 +134,7 @@ def _references(infos: Sequence[ObjectiveInfo]) -> list[ReferenceRow]:
 def _confirmed(front: Sequence[TrialRow], infos: Sequence[ObjectiveInfo]) -> list[ConfirmedRow]:
     rows = [_confirmed_row(r.name, None, r.kind, r.objectives, infos) for r in _references(infos)]
     return rows + [
-        _confirmed_row(f"trial {row.number}", row.number, "trial", row.objectives or {}, infos)
-        for row in front
+        _confirmed_row(f"trial {row.number}", row.number, "trial", row.objectives or {}, infos) for row in front
     ]
 
 
@@ -152,9 +147,7 @@ def _confirmed_row(
 ) -> ConfirmedRow:
     mean = sum(info.sign * values[info.name] for info in infos) / len(infos)
     intervals = {name: Interval(value, value - 0.03, value + 0.03, 512) for name, value in values.items()}
-    return ConfirmedRow(
-        label, trial, kind, intervals, Interval(mean, mean - 0.02, mean + 0.02, 512 * len(infos))
-    )
+    return ConfirmedRow(label, trial, kind, intervals, Interval(mean, mean - 0.02, mean + 0.02, 512 * len(infos)))
 
 
 def _comparisons(gain: float) -> list[Comparison]:

@@ -67,8 +67,7 @@ def write_choices(folder: Path, name: str = "tiny-choices", items: int = 12, **c
         "doc_to_target": "{{gold}}",
         "target_delimiter": "",
         "metric_list": [
-            {"metric": metric, "aggregation": "mean", "higher_is_better": True}
-            for metric in ("acc", "acc_norm")
+            {"metric": metric, "aggregation": "mean", "higher_is_better": True} for metric in ("acc", "acc_norm")
         ],
     }
     return write_task(folder, name, _sums(items), fields | config)
@@ -80,9 +79,7 @@ def write_texts(folder: Path, name: str = "tiny-texts", items: int = 8, **config
         "output_type": "loglikelihood_rolling",
         "doc_to_text": "",
         "doc_to_target": "{{question}} = {{answer}}",
-        "metric_list": [
-            {"metric": "word_perplexity", "aggregation": "weighted_perplexity", "higher_is_better": False}
-        ],
+        "metric_list": [{"metric": "word_perplexity", "aggregation": "weighted_perplexity", "higher_is_better": False}],
     }
     return write_task(folder, name, _sums(items), fields | config)
 

@@ -67,9 +67,7 @@ class XetStore:
         """Return the unpacked size of a file in bytes."""
         return sum(term.length for term in self.files[name])
 
-    def reconstruction(
-        self, name: str, base_url: str, first: int = 0, last: int | None = None
-    ) -> dict[str, Any]:
+    def reconstruction(self, name: str, base_url: str, first: int = 0, last: int | None = None) -> dict[str, Any]:
         """Return version 1 of the answer to "how do I rebuild bytes first..last of this file"."""
         last = self.size(name) - 1 if last is None else last
         terms, position, skipped = [], 0, None
@@ -89,8 +87,7 @@ class XetStore:
         return {
             "offset_into_first_range": skipped or 0,
             "terms": [
-                {"hash": t.xorb, "unpacked_length": t.length, "range": {"start": t.start, "end": t.end}}
-                for t in terms
+                {"hash": t.xorb, "unpacked_length": t.length, "range": {"start": t.start, "end": t.end}} for t in terms
             ],
             "fetch_info": fetch,
         }

@@ -80,9 +80,7 @@ class Worker:
             merged = time.perf_counter()
             responses = self.fitness.evaluate(self.merger.model, self.merger.tokenizer, items)
         except Exception:
-            return Outcome(
-                None, traceback.format_exc(), seconds=time.perf_counter() - started, worker=self.name
-            )
+            return Outcome(None, traceback.format_exc(), seconds=time.perf_counter() - started, worker=self.name)
         return Outcome(
             responses.to_json(),
             seconds=time.perf_counter() - started,

@@ -15,7 +15,9 @@ from evomerge.errors import WorkerError
 from evomerge.workers.actor import Items, Outcome, Worker, WorkerSpec
 
 BUILD_SECONDS = 600
-TOKEN_HINT = "a cluster with token authentication (Ray's default since 2.60) needs RAY_AUTH_MODE=token and its token here"
+TOKEN_HINT = (
+    "a cluster with token authentication (Ray's default since 2.60) needs RAY_AUTH_MODE=token and its token here"
+)
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,7 @@ def connect(ray_address: str | None) -> None:
         raise WorkerError(f"cannot {place}: {error}{hint}") from error
 
 
-def place(
-    devices: Literal["auto", "cpu", "cuda"], count: int | None, threads: int | None, trials: int
-) -> Placement:
+def place(devices: Literal["auto", "cpu", "cuda"], count: int | None, threads: int | None, trials: int) -> Placement:
     """Choose device, number of workers and threads a worker from what Ray offers.
 
     Raises:
@@ -61,15 +61,11 @@ def place(
     resources = ray.cluster_resources()
     gpus, cpus = int(resources.get("GPU", 0)), max(1, int(resources.get("CPU", 1)))
     if devices == "cuda" and not gpus:
-        raise WorkerError(
-            "workers.devices is cuda, but Ray sees no GPU; use devices: cpu, or check nvidia-smi"
-        )
+        raise WorkerError("workers.devices is cuda, but Ray sees no GPU; use devices: cpu, or check nvidia-smi")
     device: Literal["cpu", "cuda"] = "cuda" if gpus and devices != "cpu" else "cpu"
     available = gpus if device == "cuda" else cpus
     if count is not None and count > available:
-        raise WorkerError(
-            f"workers.count is {count}, but there are only {available} {device} devices for workers"
-        )
+        raise WorkerError(f"workers.count is {count}, but there are only {available} {device} devices for workers")
     workers = count or min(available, trials)
     return Placement(device, workers, threads or max(1, cpus // workers))
 
@@ -87,9 +83,7 @@ class Pool:
         WorkerError: the workers cannot be built.
     """
 
-    def __init__(
-        self, spec: WorkerSpec, workers: int, *, retries: int, report: Any = lambda text: None
-    ) -> None:
+    def __init__(self, spec: WorkerSpec, workers: int, *, retries: int, report: Any = lambda text: None) -> None:
         self.spec, self.size, self._retries, self._report = spec, workers, retries, report
         gpus = 1 if spec.device == "cuda" else 0
         self._actor = ray.remote(num_cpus=0 if gpus else spec.threads, num_gpus=gpus, max_restarts=0)(Worker)

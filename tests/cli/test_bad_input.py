@@ -133,7 +133,9 @@ def test_a_missing_shard(refused, folder) -> None:
     model = folder / "models" / "a"
     (model / "model.safetensors").rename(model / "model-00001-of-00002.safetensors")
     names = list(load_file(model / "model-00001-of-00002.safetensors"))
-    weight_map = dict.fromkeys(names, "model-00001-of-00002.safetensors") | {"lm_head.weight": "model-00002-of-00002.safetensors"}
+    weight_map = dict.fromkeys(names, "model-00001-of-00002.safetensors") | {
+        "lm_head.weight": "model-00002-of-00002.safetensors"
+    }
     (model / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     assert "model-00002-of-00002.safetensors" in refused()
 

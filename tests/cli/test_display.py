@@ -144,9 +144,7 @@ def test_an_exception_inside_stops_the_live_view_and_goes_on() -> None:
     console, file = console_of(terminal=True)
     with pytest.raises(KeyboardInterrupt), LiveDisplay(console):
         raise KeyboardInterrupt
-    assert file.getvalue().rindex("\x1b[?25h") > file.getvalue().rindex("\x1b[?25l"), (
-        "the cursor is shown again"
-    )
+    assert file.getvalue().rindex("\x1b[?25h") > file.getvalue().rindex("\x1b[?25l"), "the cursor is shown again"
 
 
 def test_a_note_stays_above_the_live_view() -> None:

@@ -84,9 +84,7 @@ class TestPick:
         assert fronts.pick("trial:3", self.candidates, MAX2) == 3
 
     def test_an_unknown_objective_names_the_nearest(self) -> None:
-        with pytest.raises(
-            ConfigError, match=r"no objective is called 'accuracyy'(.|\n)*did you mean 'accuracy'"
-        ):
+        with pytest.raises(ConfigError, match=r"no objective is called 'accuracyy'(.|\n)*did you mean 'accuracy'"):
             fronts.pick("objective:accuracyy", {0: {"accuracy": 1.0, "loss": 0.0}}, MIXED)
 
     def test_an_unconfirmed_trial_is_refused(self) -> None:

@@ -14,10 +14,7 @@ from evomerge.searchers import ObjectiveSpec
 
 GENES = (FloatGene("w", -1.0, 1.0, 0.0), IntGene("n", 1, 9, 1), ChoiceGene("c", ("a", "b"), "a"))
 OBJECTIVES = (ObjectiveSpec("accuracy", "maximize"), ObjectiveSpec("loss", "minimize", 2.0))
-FACTS = [
-    {"name": o.name, "direction": o.direction, "weight": o.weight, "task": "t", "metric": "m"}
-    for o in OBJECTIVES
-]
+FACTS = [{"name": o.name, "direction": o.direction, "weight": o.weight, "task": "t", "metric": "m"} for o in OBJECTIVES]
 
 
 def trial(number: int, failed: bool = False) -> Trial:

@@ -36,9 +36,7 @@ class Line:
     genes = (FloatGene("x", 0.0, 1.0, 0.5),)
 
     def express(self, genome: Genome) -> Recipe:
-        return Recipe(
-            merge_method="linear", models=(ModelInput(model="p", parameters={"weight": genome["x"]}),)
-        )
+        return Recipe(merge_method="linear", models=(ModelInput(model="p", parameters={"weight": genome["x"]}),))
 
     def starting_points(self) -> list[Genome]:
         return []
@@ -60,9 +58,7 @@ class Instant:
         return Trial(candidate.number, dict(candidate.genome), value, candidate.recipe.hash, error)
 
 
-def run(
-    searcher: Echo, recorded: list[Trial], budget: int = 30, in_flight: int = 4, **options: object
-) -> list[Trial]:
+def run(searcher: Echo, recorded: list[Trial], budget: int = 30, in_flight: int = 4, **options: object) -> list[Trial]:
     trials = list(recorded)
     evaluator = options.pop("evaluator", None) or Instant()
     search(
@@ -93,9 +89,7 @@ def test_a_searcher_with_generations_is_asked_when_its_generation_is_told() -> N
 
 @pytest.mark.parametrize("killed_after", [0, 1, 3, 4, 5, 17, 29, 30])
 @pytest.mark.parametrize("generation", [None, 6])
-def test_a_run_resumed_from_any_journal_goes_on_as_if_never_stopped(
-    killed_after: int, generation: int | None
-) -> None:
+def test_a_run_resumed_from_any_journal_goes_on_as_if_never_stopped(killed_after: int, generation: int | None) -> None:
     whole = run(Echo(generation), [])
     evaluator = Instant()
     assert run(Echo(generation), whole[:killed_after], evaluator=evaluator) == whole

@@ -65,10 +65,7 @@ def test_tasks_become_objectives_and_negative_weights_minimise() -> None:
 def test_granularity_filters_and_signs_become_a_search_space() -> None:
     space = converted().search_space.model_dump()
     assert space["method"] == "dare_ties"
-    assert (
-        space["granularity"] in ({"block": 8}, "block: 8")
-        or getattr(space["granularity"], "block", None) == 8
-    )
+    assert space["granularity"] in ({"block": 8}, "block: 8") or getattr(space["granularity"], "block", None) == 8
     assert list(space["groups"]) == [
         {"self_attn": "self_attn"},
         {"mlp_down_proj": r"mlp\.down_proj"},

@@ -20,9 +20,7 @@ from evomerge.experiments.schema import read_experiment
 from evomerge.experiments.summarise import summarise
 from evomerge.testing.tiny_experiment import SilentDisplay, tiny_experiment
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
-)
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -124,18 +122,14 @@ def test_extending_a_run_equals_a_longer_run(folder: Path) -> None:
 def test_a_dead_worker_is_replaced_and_its_trial_runs_again(folder: Path) -> None:
     for name in ("calls", "died"):
         (folder / name).unlink(missing_ok=True)
-    display = run_file(
-        folder, folder / "deaths", with_function("dies_once"), "budget.trials=10", "searcher=random"
-    )
+    display = run_file(folder, folder / "deaths", with_function("dies_once"), "budget.trials=10", "searcher=random")
     assert sum("a worker died" in note for note in display.notes) == 1
     assert [t.failed for t in Journal.read(folder / "deaths" / "journal.log").trials()] == [False] * 10
 
 
 def test_a_recipe_that_always_kills_its_worker_is_recorded_as_failed(folder: Path) -> None:
     (folder / "calls").unlink(missing_ok=True)
-    with pytest.raises(
-        WorkerError, match=r"all 2 trials failed(.|\n)*worker's process died in each of 2 tries"
-    ):
+    with pytest.raises(WorkerError, match=r"all 2 trials failed(.|\n)*worker's process died in each of 2 tries"):
         run_file(
             folder,
             folder / "poison",
@@ -219,9 +213,7 @@ def test_a_run_killed_again_and_again_ends_as_if_it_never_was(folder: Path, whol
 @pytest.mark.slow
 def test_ctrl_c_finishes_the_trials_in_flight_and_says_how_to_go_on(folder: Path) -> None:
     out = folder / "interrupted"
-    arguments = command(
-        "run", str(folder / "experiment.yaml"), "--out", str(out), "--set", "budget.trials=5000"
-    )
+    arguments = command("run", str(folder / "experiment.yaml"), "--out", str(out), "--set", "budget.trials=5000")
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     while not (out / "front.jsonl").exists():
         assert process.poll() is None

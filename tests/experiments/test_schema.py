@@ -31,15 +31,9 @@ def refused(text: str, *overrides: str) -> str:
 
 
 def test_all_problems_come_at_once_with_lines_and_nearest_names() -> None:
-    text = (
-        WHOLE.replace("metric:", "metrc:").replace("groups", "grups").replace("nsga2", "nsga3")
-        + "budgett: 3\n"
-    )
+    text = WHOLE.replace("metric:", "metrc:").replace("groups", "grups").replace("nsga2", "nsga3") + "budgett: 3\n"
     message = refused(text)
-    assert (
-        "e.yaml:7: fitness.objectives[0].metrc: unknown field 'metrc'\n    → did you mean 'metric'?"
-        in message
-    )
+    assert "e.yaml:7: fitness.objectives[0].metrc: unknown field 'metrc'\n    → did you mean 'metric'?" in message
     assert "e.yaml:4: search_space.grups: unknown field 'grups'\n    → did you mean 'groups'?" in message
     assert "e.yaml:8: searcher.kind: unknown searcher 'nsga3'\n    → did you mean 'nsga2'?" in message
     assert "e.yaml:9: budgett: unknown field 'budgett'\n    → did you mean 'budget'?" in message
@@ -69,9 +63,7 @@ def test_the_resolved_text_reads_back_as_the_same_experiment() -> None:
 
 
 def test_set_overrides_a_field_of_any_depth() -> None:
-    experiment = parse(
-        WHOLE, "budget.trials=7", "searcher.seed=3", "fitness.objectives.0.weight=2.5", "pick=knee"
-    )
+    experiment = parse(WHOLE, "budget.trials=7", "searcher.seed=3", "fitness.objectives.0.weight=2.5", "pick=knee")
     assert (experiment.budget.trials, experiment.searcher.seed, experiment.pick) == (7, 3, "knee")
     assert experiment.fitness.objectives[0].weight == 2.5
 
@@ -81,9 +73,7 @@ def test_set_opens_up_a_searcher_given_by_name() -> None:
     assert parse(text, "searcher.seed=3").searcher.seed == 3
 
 
-@pytest.mark.parametrize(
-    "override", ["budget.trials", "=3", "fitness.objectives.4.weight=1", "budget.trails=3"]
-)
+@pytest.mark.parametrize("override", ["budget.trials", "=3", "fitness.objectives.4.weight=1", "budget.trails=3"])
 def test_a_bad_override_is_refused(override: str) -> None:
     assert refused(WHOLE, override)
 

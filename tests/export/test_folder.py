@@ -67,9 +67,7 @@ def test_the_folder_holds_shards_recipe_card_and_the_parents_tokenizer(
         assert (exported / name).read_bytes() == (family["a"] / name).read_bytes()
 
 
-def test_nothing_is_left_when_the_merge_fails(
-    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_left_when_the_merge_fails(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object, **options: object) -> Path:
         raise MergeError("no")
 
@@ -79,9 +77,7 @@ def test_nothing_is_left_when_the_merge_fails(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_is_said_in_words(
-    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_said_in_words(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object, **options: object) -> Path:
         raise OSError(28, "No space left on device")
 

@@ -94,9 +94,7 @@ def test_pushing_the_same_again_sends_no_weights(hub: HubServer, model: Path, tr
     push(model, REPO, token=TOKEN)
     before = hub.bytes_received("PUT", "/lfs/") + hub.bytes_received("POST", "/cas/v1/xorbs/")
     push(model, REPO, token=TOKEN)
-    assert (
-        hub.bytes_received("PUT", "/lfs/") + hub.bytes_received("POST", "/cas/v1/xorbs/") == before > 100_000
-    )
+    assert hub.bytes_received("PUT", "/lfs/") + hub.bytes_received("POST", "/cas/v1/xorbs/") == before > 100_000
     assert len(hub.repositories[REPO].commits) == 1
 
 
@@ -142,9 +140,7 @@ def test_a_fault_that_passes_is_not_even_noticed(hub: HubServer, model: Path, tr
     assert len(hub.files(REPO)) == len(list(model.iterdir()))
 
 
-def test_a_push_that_is_killed_is_completed_by_the_next(
-    hub: HubServer, model: Path, lfs: None, tmp_path: Path
-) -> None:
+def test_a_push_that_is_killed_is_completed_by_the_next(hub: HubServer, model: Path, lfs: None, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from evomerge.export.hub import push; "
         "push(Path(sys.argv[1]), sys.argv[2], token=sys.argv[3])"
@@ -241,9 +237,7 @@ def test_what_the_xet_store_refuses_is_said_in_words(
 
 
 def test_a_wrong_token_says_how_to_log_in_and_is_not_shown(hub: HubServer, model: Path, lfs: None) -> None:
-    with pytest.raises(
-        ExportError, match=r"does not accept the token \(401\); run `hf auth login`"
-    ) as caught:
+    with pytest.raises(ExportError, match=r"does not accept the token \(401\); run `hf auth login`") as caught:
         push(model, REPO, token=WRONG_TOKEN)
     assert WRONG_TOKEN not in str(caught.value)
     assert hub.repositories == {}
@@ -271,9 +265,7 @@ def test_no_network_is_said_in_words(hub: HubServer, model: Path, lfs: None) -> 
         push(model, REPO, token=TOKEN)
 
 
-@pytest.mark.parametrize(
-    "name", ["merge", "a/b/c", "alice/", "/merge", "alice/my merge", "alice/a--b", "a/x.git", ""]
-)
+@pytest.mark.parametrize("name", ["merge", "a/b/c", "alice/", "/merge", "alice/my merge", "alice/a--b", "a/x.git", ""])
 def test_a_malformed_id_is_refused_before_anything(hub: HubServer, model: Path, name: str) -> None:
     with pytest.raises(ExportError, match="is not a repository id: write namespace/name"):
         push(model, name, token=TOKEN)
@@ -283,16 +275,12 @@ def test_a_malformed_id_is_refused_before_anything(hub: HubServer, model: Path, 
 def test_an_incomplete_folder_is_refused_before_anything(hub: HubServer, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="is not a folder"):
         push(tmp_path / "absent", REPO, token=TOKEN)
-    with pytest.raises(
-        ExportError, match=r"config.json is missing; README.md is missing; no tokenizer.*no weights"
-    ):
+    with pytest.raises(ExportError, match=r"config.json is missing; README.md is missing; no tokenizer.*no weights"):
         push(tmp_path, REPO, token=TOKEN)
     assert hub.requests == []
 
 
-def test_a_server_that_repeats_the_token_does_not_make_us_show_it(
-    hub: HubServer, model: Path, lfs: None
-) -> None:
+def test_a_server_that_repeats_the_token_does_not_make_us_show_it(hub: HubServer, model: Path, lfs: None) -> None:
     fault = Fault("POST", "/commit/", 400, headers={"X-Error-Message": f"bad token {TOKEN}"})
     with hub.failing(fault), pytest.raises(ExportError) as caught:
         push(model, REPO, token=TOKEN)

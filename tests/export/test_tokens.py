@@ -36,9 +36,7 @@ def test_each_disagreement_says_who_states_what(tmp_path: Path) -> None:
         generation_config={"eos_token_id": [7, 2]},
         tokenizer_config={"pad_token": "<p>"},
     )
-    two = parent(
-        tmp_path / "b", "T2", generation_config={"eos_token_id": 2}, tokenizer_config={"pad_token": "</s>"}
-    )
+    two = parent(tmp_path / "b", "T2", generation_config={"eos_token_id": 2}, tokenizer_config={"pad_token": "</s>"})
     lines = token_disagreements({"zoo/a": one, "zoo/b": two})
     assert lines == [
         "the parents differ in the eos_token_id of generation_config.json: [2, 7] in zoo/a; 2 in zoo/b",

@@ -68,9 +68,7 @@ def _local_paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 def test_generated_answers_score_as_in_lm_eval(tmp_path: Path, architecture: str) -> None:
-    path = write_sums(
-        tmp_path, generation_kwargs={"until": ["1", "a;"], "max_gen_toks": 9, "do_sample": False}
-    )
+    path = write_sums(tmp_path, generation_kwargs={"until": ["1", "a;"], "max_gen_toks": 9, "do_sample": False})
     rows = [0, 1, 2, 5, 7, 8, 9, 11]
     model = lively(architecture, 4)
     ours = our_values(path, model, rows, metric="exact_match,strict")
@@ -94,17 +92,13 @@ def test_likelihoods_equal_lm_eval(tmp_path: Path) -> None:
     path = write_task(tmp_path, "tiny-next", rows, fields | {"metric_list": metrics})
     model = tiny_model(tiny_config("llama"), 3)
     ours, theirs = our_values(path, model, [0, 1, 2, 3, 4]), lm_eval_values(path, model, [0, 1, 2, 3, 4])
-    assert ours == {
-        key: [pytest.approx(value, abs=1e-5) for value in column] for key, column in theirs.items()
-    }
+    assert ours == {key: [pytest.approx(value, abs=1e-5) for value in column] for key, column in theirs.items()}
 
 
 def test_rolling_likelihoods_equal_lm_eval(tmp_path: Path) -> None:
     path, model = write_texts(tmp_path), tiny_model(tiny_config("llama"), 1)
     ours, theirs = our_values(path, model, [0, 2, 3, 7]), lm_eval_values(path, model, [0, 2, 3, 7])
-    for (ours_sum, ours_words), (sum_, words) in zip(
-        *(v["word_perplexity,none"] for v in (ours, theirs)), strict=True
-    ):
+    for (ours_sum, ours_words), (sum_, words) in zip(*(v["word_perplexity,none"] for v in (ours, theirs)), strict=True):
         assert ours_sum == pytest.approx(sum_, abs=1e-4)
         assert ours_words == words
 
@@ -114,6 +108,4 @@ def test_few_shot_with_chat_template_and_system_scores_as_in_lm_eval(tmp_path: P
     path, model = write_choices(tmp_path, fewshot_config=shots), tiny_model(tiny_config("llama"), 5)
     options = {"num_fewshot": 2, "apply_chat_template": True, "system_instruction": "be brief."}
     rows = list(range(12))
-    assert our_values(path, model, rows, metric="acc", **options) == lm_eval_values(
-        path, model, rows, **options
-    )
+    assert our_values(path, model, rows, metric="acc", **options) == lm_eval_values(path, model, rows, **options)

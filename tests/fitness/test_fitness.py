@@ -138,9 +138,7 @@ def test_a_single_evaluation_split_is_split_by_content(tmp_path: Path) -> None:
     fields = {"output_type": "loglikelihood_rolling", "doc_to_text": "", "doc_to_target": "{{text}}"}
     write_task(tmp_path, "copies", {"test": rows}, fields)
     fitness = build(tmp_path, {"task": "copies.yaml", "metric": "byte_perplexity"}, confirmation_share=0.4)
-    sides = [
-        {i.partition("-")[2] for i in fitness.items(split)["copies"]} for split in ("search", "confirmation")
-    ]
+    sides = [{i.partition("-")[2] for i in fitness.items(split)["copies"]} for split in ("search", "confirmation")]
     assert all(sides)
     assert not sides[0] & sides[1], "two rows with the same content lie on the same side"
 
@@ -216,9 +214,7 @@ def test_no_item_is_an_example_in_its_own_prompt(tmp_path: Path) -> None:
     fields = {"output_type": "generate_until", "doc_to_text": "{{text}}", "doc_to_target": "{{answer}}"}
     options = {"generation_kwargs": {"until": ["\n"], "max_gen_toks": 2}, "fewshot_split": "search"}
     metric = {"metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}]}
-    write_task(
-        tmp_path, "few", {"search": rows, "test": [{"text": "z", "answer": "y"}]}, fields | options | metric
-    )
+    write_task(tmp_path, "few", {"search": rows, "test": [{"text": "z", "answer": "y"}]}, fields | options | metric)
     fitness = build(tmp_path, {"task": "few.yaml", "num_fewshot": 5})
     fitness.evaluate(model_of(), TOKENIZER, fitness.items("search"))
     task = next(iter(fitness._tasks.values()))
@@ -273,9 +269,7 @@ def test_missing_responses_are_said(folder: Path) -> None:
     fitness = build(folder, CHOICES, TEXTS)
     with pytest.raises(FitnessError, match="no responses to task 'tiny-choices'"):
         fitness.score(Responses({}))
-    with pytest.raises(
-        FitnessError, match="no task 'x' in this fitness; its tasks: tiny-choices, tiny-texts"
-    ):
+    with pytest.raises(FitnessError, match="no task 'x' in this fitness; its tasks: tiny-choices, tiny-texts"):
         fitness.evaluate(model_of(), TOKENIZER, {"x": ["0-aaaaaaaa"]})
     with pytest.raises(FitnessError, match="has no item '0-aaaaaaaa'"):
         fitness.evaluate(model_of(), TOKENIZER, {"tiny-texts": ["0-aaaaaaaa"]})

@@ -70,9 +70,7 @@ def test_one_number_for_the_model(folder: Path) -> None:
 
 
 def test_one_number_an_item_with_several_metrics(folder: Path) -> None:
-    tokens, ones = (
-        {"function": "./my.py:lengths", "metric": metric, "name": metric} for metric in ("tokens", "ones")
-    )
+    tokens, ones = ({"function": "./my.py:lengths", "metric": metric, "name": metric} for metric in ("tokens", "ones"))
     fitness = build(folder, tokens, ones)
     search, confirmation = (fitness.items(split)["./my.py:lengths"] for split in ("search", "confirmation"))
     assert len(search) + len(confirmation) == 20

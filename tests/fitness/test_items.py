@@ -32,18 +32,14 @@ def test_a_split_by_hash_is_a_partition_by_content(contents: list[str], share: f
 
 
 @given(CONTENTS, st.floats(0.05, 0.95), st.randoms(use_true_random=False))
-def test_a_split_does_not_depend_on_the_order_of_rows(
-    contents: list[str], share: float, source: random.Random
-) -> None:
+def test_a_split_does_not_depend_on_the_order_of_rows(contents: list[str], share: float, source: random.Random) -> None:
     shuffled = source.sample(contents, len(contents))
     before, after = (split_by_hash(items_of(rows), share) for rows in (contents, shuffled))
     assert {i.content for i in before["search"]} == {i.content for i in after["search"]}
 
 
 @given(CONTENTS, CONTENTS)
-def test_separate_splits_share_no_content_and_the_confirmation_stays_whole(
-    one: list[str], two: list[str]
-) -> None:
+def test_separate_splits_share_no_content_and_the_confirmation_stays_whole(one: list[str], two: list[str]) -> None:
     pools = separate(items_of(one), items_of(two))
     assert [i.doc for i in pools["confirmation"]] == two
     assert [i.doc for i in pools["search"]] == [doc for doc in one if doc not in two]

@@ -119,9 +119,7 @@ def test_batches_depend_on_the_requests_alone_and_not_on_their_order() -> None:
     model, texts = lively_model("llama"), prompts(11)
     lm = ours(model)
     first = lm.generate(generation_requests(texts))
-    pairs = [
-        Instance("loglikelihood", {}, (text, ending), 0) for text in texts for ending in ("a", "b", " c1")
-    ]
+    pairs = [Instance("loglikelihood", {}, (text, ending), 0) for text in texts for ending in ("a", "b", " c1")]
     likelihoods = lm.loglikelihood(pairs)
     assert lm.generate(generation_requests(texts)) == first
     assert lm.generate(generation_requests(texts[::-1]))[::-1] == first
@@ -148,9 +146,7 @@ def test_a_head_merged_on_its_own_is_not_tied_again() -> None:
     assert model.lm_head.weight is head
     assert not torch.equal(model.lm_head.weight, model.get_input_embeddings().weight)
     model.tie_weights()
-    assert torch.equal(model.lm_head.weight, model.get_input_embeddings().weight), (
-        "tie_weights works again afterwards"
-    )
+    assert torch.equal(model.lm_head.weight, model.get_input_embeddings().weight), "tie_weights works again afterwards"
 
 
 def test_the_tokenizer_is_left_as_it_was() -> None:
@@ -171,9 +167,7 @@ def test_a_nan_in_the_scores_is_an_error_and_not_a_zero() -> None:
 
 
 def test_no_room_for_a_prompt_is_said() -> None:
-    with pytest.raises(
-        FitnessError, match=r"max_gen_toks \(64\) leaves no room for a prompt within 64 tokens"
-    ):
+    with pytest.raises(FitnessError, match=r"max_gen_toks \(64\) leaves no room for a prompt within 64 tokens"):
         ours(lively_model("llama")).generate(generation_requests(["a"], max_gen_toks=64))
 
 

@@ -17,9 +17,7 @@ from evomerge.fitness.sources import find_task, load_task, shipped_names
 from evomerge.testing.tasks import write_choices, write_sums
 
 
-def test_a_task_is_found_by_path_by_name_and_among_lm_evals(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_task_is_found_by_path_by_name_and_among_lm_evals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_sums(tmp_path / "fitness", "mine")
     monkeypatch.chdir(tmp_path)
     assert find_task(str(path)) == path
@@ -36,8 +34,7 @@ def test_unknown_tasks_and_unreachable_data_are_refused_in_under_ten_seconds(tmp
     path.write_text(path.read_text().replace("dataset_path: json", "dataset_path: nobody/no-such-data"))
     objectives = [{"task": "gsm8kk"}, {"task": "arc_chalenge"}, {"task": str(path)}]
     program = (
-        "from evomerge.fitness import Fitness, FitnessConfig\n"
-        f"Fitness(FitnessConfig(objectives={objectives!r}))\n"
+        f"from evomerge.fitness import Fitness, FitnessConfig\nFitness(FitnessConfig(objectives={objectives!r}))\n"
     )
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     before = _child_seconds()
@@ -69,9 +66,7 @@ def test_the_quick_index_knows_lm_evals_tasks() -> None:
         assert "task" in names[name], name
 
 
-def test_data_files_lie_beside_the_task_or_in_the_zoo(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_data_files_lie_beside_the_task_or_in_the_zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVOMERGE_CACHE", str(tmp_path / "cache"))
     path = write_sums(tmp_path, "mine")
     with quiet():
@@ -93,9 +88,7 @@ def test_data_files_lie_beside_the_task_or_in_the_zoo(
 def test_a_mistyped_field_of_a_task_is_named(tmp_path: Path) -> None:
     path = write_choices(tmp_path)
     path.write_text(path.read_text().replace("doc_to_text", "doc_to_txt"))
-    with pytest.raises(
-        FitnessError, match=r"unknown fields of a task: 'doc_to_txt': did you mean 'doc_to_text'"
-    ):
+    with pytest.raises(FitnessError, match=r"unknown fields of a task: 'doc_to_txt': did you mean 'doc_to_text'"):
         load_task(str(path))
 
 

@@ -16,7 +16,8 @@ def loaded_by(statement: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "module", ["evomerge", "evomerge.errors", "evomerge.library", "evomerge.registry", "evomerge.recipes", "evomerge.cli"]
+    "module",
+    ["evomerge", "evomerge.errors", "evomerge.library", "evomerge.registry", "evomerge.recipes", "evomerge.cli"],
 )
 def test_light_modules_load_nothing_heavy(module: str) -> None:
     assert not loaded_by(f"import {module}") & set(HEAVY)
@@ -27,7 +28,9 @@ def test_help_loads_nothing_heavy() -> None:
     assert not loaded_by(statement) & set(HEAVY)
 
 
-@pytest.mark.parametrize("command", ["run", "resume", "status", "front", "report", "export", "merge", "zoo", "ls", "cp"])
+@pytest.mark.parametrize(
+    "command", ["run", "resume", "status", "front", "report", "export", "merge", "zoo", "ls", "cp"]
+)
 def test_the_help_of_a_command_loads_nothing_heavy(command: str) -> None:
     statement = (
         f"from click.testing import CliRunner; from evomerge.cli import cli; "

@@ -11,17 +11,14 @@ from hypothesis import strategies as st
 from evomerge.recipes import Recipe, evaluate_setting, parse_recipe, resolve_parameter
 
 
-def value(
-    recipe: Recipe, model: str | None, tensor: str = "model.layers.0.mlp.up.weight", **more: Any
-) -> Any:
+def value(recipe: Recipe, model: str | None, tensor: str = "model.layers.0.mlp.up.weight", **more: Any) -> Any:
     more = {"depth": 0.0, "default": "default", **more}
     return resolve_parameter(recipe, "weight", tensor=tensor, model=model, **more)
 
 
 def test_model_wins_over_recipe_and_recipe_over_default() -> None:
     recipe = parse_recipe(
-        "merge_method: linear\nmodels: [{model: a, parameters: {weight: 1}}, {model: b}]\n"
-        "parameters: {weight: 2}"
+        "merge_method: linear\nmodels: [{model: a, parameters: {weight: 1}}, {model: b}]\nparameters: {weight: 2}"
     )
     assert [value(recipe, "a"), value(recipe, "b"), value(recipe, None)] == [1, 2, 2]
     assert resolve_parameter(recipe, "other", tensor="x", depth=0, model="a", default=3) == 3
@@ -80,9 +77,7 @@ def test_a_gradient_stays_between_its_neighbouring_points(points: list[float], d
     assert min(near) - 1e-9 <= found <= max(near) + 1e-9
 
 
-@pytest.mark.parametrize(
-    ("depth", "expected"), [(0.0, 1.0), (0.25, 1.5), (0.5, 2.0), (0.75, 3.0), (1.0, 4.0)]
-)
+@pytest.mark.parametrize(("depth", "expected"), [(0.0, 1.0), (0.25, 1.5), (0.5, 2.0), (0.75, 3.0), (1.0, 4.0)])
 def test_a_gradient_is_piecewise_linear(depth: float, expected: float) -> None:
     assert evaluate_setting((1, 2, 4), "x", depth) == expected
 

@@ -75,9 +75,7 @@ def test_models_of_different_depth_are_refused() -> None:
 
 def test_a_layer_range_beyond_the_last_layer_is_refused() -> None:
     recipe = parse_recipe("merge_method: passthrough\nslices: [{sources: [{model: a, layer_range: [0, 5]}]}]")
-    with pytest.raises(
-        ConfigError, match=r"slices\[0\]: layer_range \[0, 5\] reaches beyond 'a', which has 4"
-    ):
+    with pytest.raises(ConfigError, match=r"slices\[0\]: layer_range \[0, 5\] reaches beyond 'a', which has 4"):
         plan(recipe, {"a": names(4)})
 
 

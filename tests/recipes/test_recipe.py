@@ -17,20 +17,14 @@ from evomerge.recipes import Recipe, parse_recipe, read_recipe, write_recipe
 
 MINIMAL = "merge_method: linear\nmodels: [{model: a}, {model: b}]\n"
 
-numbers = st.one_of(
-    st.booleans(), st.integers(-(10**6), 10**6), st.floats(allow_nan=False, allow_infinity=False)
-)
+numbers = st.one_of(st.booleans(), st.integers(-(10**6), 10**6), st.floats(allow_nan=False, allow_infinity=False))
 words = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_size=12)
 gradients = st.lists(numbers, min_size=1, max_size=5)
 values = st.one_of(numbers, gradients)
-filtered = st.lists(
-    st.fixed_dictionaries({"value": values}, optional={"filter": words}), min_size=1, max_size=3
-)
+filtered = st.lists(st.fixed_dictionaries({"value": values}, optional={"filter": words}), min_size=1, max_size=3)
 settings = st.one_of(numbers, words, gradients, filtered)
 parameters = st.dictionaries(words, settings, max_size=3)
-names = st.sampled_from(
-    ["zoo/base", "./a b", "org/model@main", "org/model+org/adapter", "1e5", "no", "日本語"]
-)
+names = st.sampled_from(["zoo/base", "./a b", "org/model@main", "org/model+org/adapter", "1e5", "no", "日本語"])
 
 
 @st.composite
@@ -38,9 +32,7 @@ def contents(draw: st.DrawFn) -> dict[str, Any]:
     """Draw the fields of a valid recipe."""
     models = draw(st.lists(names, min_size=1, max_size=3, unique=True))
     if draw(st.booleans()):
-        inputs: dict[str, Any] = {
-            "models": [{"model": model, "parameters": draw(parameters)} for model in models]
-        }
+        inputs: dict[str, Any] = {"models": [{"model": model, "parameters": draw(parameters)} for model in models]}
     else:
         start = draw(st.integers(0, 5))
         inputs = {
@@ -191,13 +183,11 @@ def test_recipes_are_read_without_torch() -> None:
             "greater than or equal to 0",
         ),
         (
-            "merge_method: s\nslices:\n- sources: [{model: a, layer_range: [0, 2]}, "
-            "{model: b, layer_range: [0, 3]}]",
+            "merge_method: s\nslices:\n- sources: [{model: a, layer_range: [0, 2]}, {model: b, layer_range: [0, 3]}]",
             "r.yaml:3: slices[0]: sources of one slice must have equally many layers, not [2, 3]",
         ),
         (
-            "merge_method: s\nslices: [{sources: [{model: a, layer_range: [0, 2]}, "
-            "{model: a, layer_range: [1, 3]}]}]",
+            "merge_method: s\nslices: [{sources: [{model: a, layer_range: [0, 2]}, {model: a, layer_range: [1, 3]}]}]",
             "'a' is listed twice in one slice",
         ),
         (
@@ -240,9 +230,7 @@ def test_numbers_in_quotes_and_torch_dtypes_are_understood_as_mergekit_does() ->
     assert recipe.dtype == "bfloat16"
 
 
-def test_a_recipe_is_found_by_path_and_a_missing_one_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_recipe_is_found_by_path_and_a_missing_one_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "mine.yaml").write_text(MINIMAL)
     monkeypatch.chdir(tmp_path)

@@ -20,9 +20,7 @@ plain = st.recursive(
         st.floats(allow_nan=False),
         st.text(st.characters(codec="utf-8", exclude_categories=("Cs",))),
     ),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text("abc", min_size=1), inner, max_size=3)
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc", min_size=1), inner, max_size=3),
     max_leaves=8,
 )
 
@@ -34,9 +32,7 @@ def test_plain_data_reads_back_exactly(data: Any) -> None:
     assert repr(again) == repr(data)
 
 
-@pytest.mark.parametrize(
-    "text", ["\x85", "a\u2028b", "a\u2029", "\r\n", "\ufeff", "1:30", "2020-01-01", "=", "<<"]
-)
+@pytest.mark.parametrize("text", ["\x85", "a\u2028b", "a\u2029", "\r\n", "\ufeff", "1:30", "2020-01-01", "=", "<<"])
 def test_odd_strings_read_back_exactly(text: str) -> None:
     assert yaml.loads(yaml.dumps({"a": text})).data == {"a": text}
 

@@ -46,9 +46,7 @@ def test_every_parameter_of_every_tensor_is_mergekits(path: Path) -> None:
     for tensor in plan(recipe, dict.fromkeys(MODELS, STORED["tensor_names"])):
         where = {"depth": tensor.depth, "slice_index": tensor.slice_index}
         for name, value in theirs[tensor.name]["parameters"].items():
-            ours = resolve_parameter(
-                recipe, name, tensor=tensor.name, model=None, default=defaults[name], **where
-            )
+            ours = resolve_parameter(recipe, name, tensor=tensor.name, model=None, default=defaults[name], **where)
             assert equal(ours, value), (tensor.name, name, ours, value)
             compared += 1
         for each in tensor.inputs:
@@ -97,8 +95,6 @@ def _examples(source: Path) -> dict[str, str]:
     )
     names = [name for name in listed.stdout.split() if name.endswith(".yml")]
     return {
-        name: subprocess.run(
-            [*git, "show", f"HEAD:{name}"], capture_output=True, text=True, check=True
-        ).stdout
+        name: subprocess.run([*git, "show", f"HEAD:{name}"], capture_output=True, text=True, check=True).stdout
         for name in names
     }

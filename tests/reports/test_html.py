@@ -143,9 +143,7 @@ def test_texts_from_outside_cannot_become_markup() -> None:
     plain = example_summary(failed=(3,))
     winner = plain.winner
     assert winner is not None
-    rows = [
-        replace(row, error=attack, worker=attack) if row.objectives is None else row for row in plain.trials
-    ]
+    rows = [replace(row, error=attack, worker=attack) if row.objectives is None else row for row in plain.trials]
     hostile = replace(
         plain,
         name=attack,
@@ -167,8 +165,7 @@ def test_texts_from_outside_cannot_become_markup() -> None:
 def test_shares_of_cut_off_answers_are_shown_beside_the_parents() -> None:
     plain = example_summary()
     rows = [
-        replace(row, truncated={"arithmetic_ja": 0.25}) if row.number == plain.pick else row
-        for row in plain.trials
+        replace(row, truncated={"arithmetic_ja": 0.25}) if row.number == plain.pick else row for row in plain.trials
     ]
     parents = [replace(row, truncated={"arithmetic_ja": 0.0}) for row in plain.references]
     found = page(replace(plain, trials=rows, references=parents))

@@ -63,9 +63,7 @@ def test_the_trend_of_a_minimised_objective_points_to_better() -> None:
 
 def test_the_mean_of_objectives_weighs_scales_alike_and_obeys_the_weights() -> None:
     rows = [
-        TrialRow(
-            t.number, t.genome, {"small": float(t.genome["up"]), "large": 1000 * float(t.genome["down"])}
-        )
+        TrialRow(t.number, t.genome, {"small": float(t.genome["up"]), "large": 1000 * float(t.genome["down"])})
         for t in trials_of(120, lambda _: 0.0)
     ]
     even = importance(rows, [ObjectiveInfo("small"), ObjectiveInfo("large")])
@@ -87,9 +85,7 @@ def test_too_few_trials_or_a_flat_objective_claim_nothing() -> None:
 def test_failed_trials_and_values_that_are_not_finite_are_left_out() -> None:
     rows = trials_of(40, lambda g: float(g["up"]))
     broken = [TrialRow(90, rows[0].genome, None, "failed"), TrialRow(91, rows[0].genome, {"score": math.nan})]
-    assert importance([*rows, *broken], [ObjectiveInfo("score")]) == importance(
-        rows, [ObjectiveInfo("score")]
-    )
+    assert importance([*rows, *broken], [ObjectiveInfo("score")]) == importance(rows, [ObjectiveInfo("score")])
 
 
 def test_the_shares_are_those_of_optunas_fanova_on_the_same_trials() -> None:
@@ -104,9 +100,7 @@ def test_the_shares_are_those_of_optunas_fanova_on_the_same_trials() -> None:
         }
         kinds["count"] = optuna.distributions.IntDistribution(1, 5)
         assert row.objectives is not None
-        study.add_trial(
-            optuna.trial.create_trial(params=params, distributions=kinds, value=row.objectives["score"])
-        )
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=kinds, value=row.objectives["score"]))
     evaluator = FanovaImportanceEvaluator(n_trees=16, max_depth=8, seed=0)
     expected = optuna.importance.get_param_importances(study, evaluator=evaluator)
     plain = [TrialRow(r.number, {n: r.genome[n] for n in names}, r.objectives) for r in rows]

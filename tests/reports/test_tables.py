@@ -20,9 +20,7 @@ from evomerge.testing.summaries import example_summary
 
 
 def rendered(*parts: RenderableType, colour: bool = False) -> str:
-    console = Console(
-        file=io.StringIO(), width=80, force_terminal=colour, color_system="standard" if colour else None
-    )
+    console = Console(file=io.StringIO(), width=80, force_terminal=colour, color_system="standard" if colour else None)
     console.print(*parts)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()

@@ -55,9 +55,7 @@ def test_an_interval_below_zero_is_not_written_with_two_dashes_in_a_row() -> Non
 
 
 @given(low=st.floats(-1, 1), width=st.floats(0, 1), p=st.floats(0, 1))
-def test_the_winner_beats_a_rival_only_with_interval_and_p_value_both(
-    low: float, width: float, p: float
-) -> None:
+def test_the_winner_beats_a_rival_only_with_interval_and_p_value_both(low: float, width: float, p: float) -> None:
     summary = example_summary()
     comparison = Comparison("math", Interval(low + width / 2, low, low + width), p)
     verdict = wording.verdict(summary, comparison)
@@ -67,9 +65,7 @@ def test_the_winner_beats_a_rival_only_with_interval_and_p_value_both(
 
 def test_the_headline_names_whom_the_winner_beats_and_whom_it_does_not() -> None:
     winner = example_summary(gain=0.05)
-    assert (
-        wording.headline(winner) == f"Trial {winner.pick} beats the best parent (math) and the uniform merge."
-    )
+    assert wording.headline(winner) == f"Trial {winner.pick} beats the best parent (math) and the uniform merge."
     mixed = wording.headline(example_summary(gain=0.01))
     assert mixed.endswith("beats the best parent (math), but does not beat the uniform merge.")
     beaten = replace(winner, comparisons=[Comparison("uniform", Interval(-0.1, -0.12, -0.08), 1.0)])
@@ -92,7 +88,5 @@ def test_a_significant_interval_without_a_significant_p_value_is_explained() -> 
         (5, (), "Nothing is confirmed yet: the scores below are on the items that the search optimises."),
     ],
 )
-def test_the_headline_of_an_unfinished_run_claims_nothing(
-    trials: int, failed: tuple[int, ...], text: str
-) -> None:
+def test_the_headline_of_an_unfinished_run_claims_nothing(trials: int, failed: tuple[int, ...], text: str) -> None:
     assert wording.headline(example_summary(trials=trials, failed=failed, confirmed=False)) == text

@@ -40,11 +40,7 @@ def llama(layers: int) -> tuple[str, ...]:
 
 def gpt2(layers: int) -> tuple[str, ...]:
     """Names without any prefix: nothing of the name stands before the layer's number."""
-    inside = [
-        f"h.{i}.{part}"
-        for i in range(layers)
-        for part in ("ln_1.weight", "attn.c_attn.bias", "mlp.c_fc.bias")
-    ]
+    inside = [f"h.{i}.{part}" for i in range(layers) for part in ("ln_1.weight", "attn.c_attn.bias", "mlp.c_fc.bias")]
     return tuple(sorted([*inside, "wte.weight", "wpe.weight", "ln_f.weight"]))
 
 
@@ -67,9 +63,7 @@ def info(names: Sequence[str], *nicknames: str, base: str | None = "zoo/base") -
     return ParentsInfo(base, parents, tuple(names), count_layers(names), "float32")
 
 
-def space(
-    text: str, names: Sequence[str] = llama(4), *nicknames: str, base: str | None = "zoo/base"
-) -> SearchSpace:
+def space(text: str, names: Sequence[str] = llama(4), *nicknames: str, base: str | None = "zoo/base") -> SearchSpace:
     document = yaml.loads(text, "s.yaml")
     config = read_search_space(document.data, document)
     # What a run folder stores must read back as the same configuration.
@@ -82,9 +76,7 @@ def names_of(found: SearchSpace) -> list[str]:
     return [gene.name for gene in found.genes]
 
 
-def resolved(
-    recipe: Recipe, names: Sequence[str], parameters: Sequence[str]
-) -> dict[tuple[str, str | None, str], Any]:
+def resolved(recipe: Recipe, names: Sequence[str], parameters: Sequence[str]) -> dict[tuple[str, str | None, str], Any]:
     """Return (parameter, model or None, tensor) → value, for each model and for the merge as a whole."""
     values = {}
     for tensor in plan(recipe, dict.fromkeys(recipe.parents(), names)):
@@ -97,9 +89,7 @@ def resolved(
     return values
 
 
-granularities = st.one_of(
-    st.sampled_from(["global", "layer"]), st.integers(1, 14).map(lambda k: f"block: {k}")
-)
+granularities = st.one_of(st.sampled_from(["global", "layer"]), st.integers(1, 14).map(lambda k: f"block: {k}"))
 group_lists = st.lists(
     st.sampled_from(["attention", "mlp", "norm", "embedding", "query", "ones", "weights"]),
     unique=True,
@@ -132,9 +122,7 @@ def spaces(draw: st.DrawFn) -> tuple[SearchSpace, tuple[str, ...]]:
 
 @st.composite
 def genomes(draw: st.DrawFn, found: SearchSpace) -> dict[str, float]:
-    return {
-        gene.name: draw(st.floats(gene.low, gene.high)) for gene in found.genes if isinstance(gene, FloatGene)
-    }
+    return {gene.name: draw(st.floats(gene.low, gene.high)) for gene in found.genes if isinstance(gene, FloatGene)}
 
 
 @settings(max_examples=60, deadline=None)
@@ -292,9 +280,7 @@ def test_bounds_apply_to_a_parameter_a_prefix_or_a_pattern_and_the_last_match_co
         "  math.weight: [0.6, 0.8]\n  '*.weight.layer0.*': [-1, 2]\n",
         llama(2),
     )
-    bounds = {
-        gene.name: (gene.low, gene.high, gene.initial) for gene in found.genes if isinstance(gene, FloatGene)
-    }
+    bounds = {gene.name: (gene.low, gene.high, gene.initial) for gene in found.genes if isinstance(gene, FloatGene)}
     assert bounds["ja.weight.layer1.mlp"] == (0, 1.2, 0.5)
     assert bounds["ja.density.layer0.mlp"][:2] == (0.2, 0.9)
     assert bounds["math.weight.layer1.mlp"] == (0.6, 0.8, 0.6)
@@ -385,18 +371,12 @@ def test_a_genome_must_have_exactly_the_genes() -> None:
         found.express({"math.weight": 1.0, "jq.weight": 1.0})
 
 
-def test_a_search_space_is_found_by_name_in_the_project(
-    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_search_space_is_found_by_name_in_the_project(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "search_spaces").mkdir()
-    (tmp_path / "search_spaces" / "mine.yaml").write_text(
-        "kind: parameter\nmethod: ties\ngranularity: globl\n"
-    )
+    (tmp_path / "search_spaces" / "mine.yaml").write_text("kind: parameter\nmethod: ties\ngranularity: globl\n")
     monkeypatch.chdir(tmp_path)
     document = yaml.loads("name: x\nsearch_space: mne\n", "experiment.yaml")
-    with pytest.raises(
-        ConfigError, match=r"experiment\.yaml:2: search_space: unknown search space 'mne'.*'mine'"
-    ):
+    with pytest.raises(ConfigError, match=r"experiment\.yaml:2: search_space: unknown search space 'mne'.*'mine'"):
         read_search_space("mne", document, ("search_space",))
     with pytest.raises(ConfigError, match=r"mine\.yaml:3: granularity"):
         read_search_space("mine", document, ("search_space",))

@@ -221,9 +221,7 @@ def test_restarts_escape_from_local_optima():
 
 
 def test_without_restarts_the_search_goes_on_around_the_optimum():
-    trials = search(
-        {"restarts": "none"}, cube(2), lambda genome: {"cost": float(np.sum(vector(genome) ** 2))}, 3000
-    )
+    trials = search({"restarts": "none"}, cube(2), lambda genome: {"cost": float(np.sum(vector(genome) ** 2))}, 3000)
     assert max(trial.objectives["cost"] for trial in trials[-20:]) < 1e-9
 
 

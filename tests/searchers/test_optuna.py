@@ -85,9 +85,7 @@ def test_nsga2_finds_a_better_front_than_random_search():
         trials = search({"kind": kind, "seed": seed}, genes, zdt1, 300, objectives, in_flight=4)
         return moocore.hypervolume(np.array([list(t.objectives.values()) for t in trials]), ref=[1.1, 6.0])
 
-    assert min(hypervolume("nsga2", seed) for seed in range(3)) > max(
-        hypervolume("random", seed) for seed in range(3)
-    )
+    assert min(hypervolume("nsga2", seed) for seed in range(3)) > max(hypervolume("random", seed) for seed in range(3))
 
 
 @pytest.mark.parametrize("config", ["nsga2", "optuna"])
@@ -133,9 +131,7 @@ def test_options_are_those_that_can_be_written_as_data():
 
 def test_an_unfit_option_value_is_refused():
     config = read_searcher({"kind": "optuna", "sampler": "QMCSampler", "options": {"qmc_type": "lattice"}})
-    with pytest.raises(
-        ConfigError, match=r"searcher.options: Optuna's QMCSampler does not take these options"
-    ):
+    with pytest.raises(ConfigError, match=r"searcher.options: Optuna's QMCSampler does not take these options"):
         build_searcher(config, GENES, TWO, 10)
 
 

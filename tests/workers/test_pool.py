@@ -64,7 +64,9 @@ def test_more_workers_than_devices_are_refused_instead_of_waited_for() -> None:
         place("cpu", 999, None, trials=1000)
 
 
-def test_a_worker_evaluates_as_the_same_code_does_here(pool: Pool, spec: WorkerSpec, experiment: ExperimentConfig) -> None:
+def test_a_worker_evaluates_as_the_same_code_does_here(
+    pool: Pool, spec: WorkerSpec, experiment: ExperimentConfig
+) -> None:
     items = Fitness(experiment.fitness).items("search")
     text = write_recipe(alone(experiment.parents["b"], None))
     pool.submit("b", text, items)
@@ -80,7 +82,9 @@ def test_a_worker_evaluates_as_the_same_code_does_here(pool: Pool, spec: WorkerS
     assert outcome.device == "cpu (1 threads)"
 
 
-def test_a_recipe_that_fails_comes_back_with_its_traceback_and_the_worker_lives(pool: Pool, experiment: ExperimentConfig) -> None:
+def test_a_recipe_that_fails_comes_back_with_its_traceback_and_the_worker_lives(
+    pool: Pool, experiment: ExperimentConfig
+) -> None:
     items = Fitness(experiment.fitness).items("search")
     pool.submit("bad", "merge_method: nonsense\nmodels: [{model: x}]\n", items)
     _, outcome = pool.next(timeout=60) or ("", Outcome(None))
