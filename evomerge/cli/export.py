@@ -37,6 +37,9 @@ def command(
 
     if push:
         check_repo_id(push)
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     number = choose(run, trial=trial, pick=pick)
     if dry_run:
         click.echo(render_card(describe(run, number)[2]))

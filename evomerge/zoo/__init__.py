@@ -32,7 +32,7 @@ def build(force: bool = False, progress: bool = True) -> Path:
     Raises:
         EvomergeError: training failed; the message ends with the failed process's own last words.
     """
-    from evomerge.zoo.build import build_zoo
+    from evomerge.zoo.building import build_zoo
 
     return build_zoo(zoo_folder(), force=force, progress=progress)
 
@@ -43,6 +43,6 @@ def score_table() -> Table:
     Raises:
         CheckpointError: the zoo is not built.
     """
-    from evomerge.zoo.build import read_score_table
+    from evomerge.zoo.building import read_score_table
 
     return read_score_table(zoo_folder())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -9,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import evomerge
 from evomerge.errors import CheckpointError, EvomergeError
-from evomerge.zoo.build import build_zoo, read_score_table
+from evomerge.zoo import building
+from evomerge.zoo.building import build_zoo, read_score_table
 from evomerge.zoo.family import DATA_TASKS, EXPERTS, FAMILY, MODELS, TASKS, Plan
 from evomerge.zoo.processes import Progress, run_all
 from evomerge.zoo.scoring import answer, score
@@ -122,7 +125,7 @@ def test_a_killed_build_leaves_no_zoo(tmp_path):
     folder = tmp_path / "zoo" / "1"
     endless = dataclasses.asdict(TINY) | {"base_steps": 100_000}
     code = (
-        "from pathlib import Path; from evomerge.zoo.build import build_zoo; from evomerge.zoo.family import Plan; "
+        "from pathlib import Path; from evomerge.zoo.building import build_zoo; from evomerge.zoo.family import Plan; "
         f"build_zoo(Path({str(folder)!r}), plan=Plan(**{endless!r}))"
     )
     source = str(Path(evomerge.__file__).parent.parent)
@@ -134,23 +137,63 @@ def test_a_killed_build_leaves_no_zoo(tmp_path):
         assert process.stderr is not None
         line = next(line for line in process.stderr if line.startswith("base:"))
         assert line.strip() == "base: 1/100000"
+        process.kill()
+        process.wait()
+        assert wait_until(lambda: not is_running(process.pid)), "a training process outlived its build"
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
     assert not folder.exists()
     assert list(folder.parent.glob("1.partial-*"))
 
 
+def is_running(group: int) -> bool:
+    """Return whether a process of the group ``group`` lives."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def wait_until(condition, seconds=30.0):
+    """Return whether ``condition()`` came true within ``seconds``."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
 def test_a_failed_process_is_reported_with_its_last_words(tmp_path):
-    with pytest.raises(EvomergeError, match=r"(?s)evomerge.zoo.training.*plan.json"):
-        run_all([["evomerge.zoo.training", str(tmp_path), "1", "base"]], Progress(False), threads=1)
+    missing = str(tmp_path / "missing.json")
+    with pytest.raises(EvomergeError, match=r"(?s)python -m json.tool.*missing\.json.*ended with code .*missing\.json"):
+        run_all([["json.tool", missing]], Progress(False), threads=1)
 
 
-def test_a_failed_build_leaves_nothing(tmp_path):
+def test_a_failed_build_leaves_nothing(tmp_path, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise EvomergeError("training failed")
+
+    monkeypatch.setattr(building, "run_all", fail)
     folder = tmp_path / "zoo" / "1"
-    with pytest.raises(EvomergeError):
-        build_zoo(folder, plan=dataclasses.replace(TINY, heads=3), progress=False)
+    with pytest.raises(EvomergeError, match="training failed"):
+        build_zoo(folder, plan=TINY, progress=False)
     assert list(folder.parent.iterdir()) == []
+
+
+def test_a_killed_builds_folder_is_removed_once_it_is_old(tmp_path, monkeypatch):
+    monkeypatch.setattr(building, "run_all", lambda *_, **__: sys.exit("stop here"))
+    old, recent = tmp_path / "1.partial-old", tmp_path / "1.partial-recent"
+    for left in (old, recent):
+        left.mkdir()
+    os.utime(old, (0, 0))
+    with pytest.raises(SystemExit):
+        build_zoo(tmp_path / "1", plan=TINY, progress=False)
+    assert not old.exists()
+    assert recent.exists()
 
 
 def test_plain_lm_eval_agrees_with_our_scores(zoo, monkeypatch, tmp_path):
@@ -194,3 +237,12 @@ def test_every_task_says_its_splits_and_limits(zoo):
 
 def test_experts_are_at_least_four():
     assert len(EXPERTS) >= 4
+
+
+def test_the_public_build_can_be_called_again(zoo, monkeypatch):
+    from evomerge import zoo as public
+
+    monkeypatch.setenv("EVOMERGE_CACHE", str(zoo.parent.parent))
+    assert public.build(progress=False) == zoo
+    assert public.build(progress=False) == zoo
+    assert public.score_table().row_count == len(MODELS) + 1
