@@ -11,9 +11,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import cma
 import numpy as np
-from cma.sigma_adaptation import CMAAdaptSigmaCSA
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -21,6 +19,7 @@ from evomerge.search_spaces.genes import Genome, Value
 from evomerge.searchers.base import SEARCHERS, SearcherConfig, SearcherEntry, Setting
 from evomerge.searchers.box import UnitBox
 from evomerge.searchers.cma_restarts import SCHEDULES
+from evomerge.searchers.pycma import CMAAdaptSigmaCSA, cma
 from evomerge.searchers.results import InFlight, objective_values, weighted_cost
 
 # Scores on few items are coarse, so that many of a generation tie; pycma's default would restart at the

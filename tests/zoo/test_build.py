@@ -20,6 +20,7 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import evomerge
+from evomerge.checkpoints.resolve import ZOO_VERSION
 from evomerge.errors import CheckpointError, EvomergeError
 from evomerge.zoo import building
 from evomerge.zoo.building import build_zoo, read_score_table
@@ -40,7 +41,7 @@ TINY = Plan(
 
 @pytest.fixture(scope="module")
 def zoo(tmp_path_factory):
-    return build_zoo(tmp_path_factory.mktemp("cache") / "zoo" / "1", plan=TINY, progress=False)
+    return build_zoo(tmp_path_factory.mktemp("cache") / "zoo" / ZOO_VERSION, plan=TINY, progress=False)
 
 
 def test_every_model_loads_with_transformers_alone_and_is_small(zoo):
