@@ -84,6 +84,10 @@ def main() -> None:
     except EvomergeError as error:
         _complain(error)
         sys.exit(FAILED)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        click.secho(f"error: {place}{error.strerror or error}", fg="red", err=True)
+        sys.exit(FAILED)
     except (KeyboardInterrupt, click.Abort):
         click.secho("\nstopped", fg="yellow", err=True)
         sys.exit(INTERRUPTED)

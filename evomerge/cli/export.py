@@ -49,7 +49,9 @@ def command(
         click.echo(f"{folder} holds trial {number} already")
     else:
         exported = export(run, out, number, click.echo)
-        click.echo(f"{exported.folder}: trial {number}, {exported.responses_checked} responses equal the trial's")
+        checked = exported.responses_checked
+        said = f"{checked} responses equal the trial's" if checked else "no stored responses to compare it with"
+        click.echo(f"{exported.folder}: trial {number}, {said}")
     if push:
         click.echo(upload(folder, push, private=not public))
 

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
     from evomerge.experiments.run import Ended
+
+
+@contextmanager
+def resumable(path: Path) -> Iterator[None]:
+    """Say how to go on when the user stops the run at once."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if (path / "experiment.yaml").exists():
+            click.echo(f"\nstopped; go on with: evomerge resume {path}")
+        raise
 
 
 def conclude(ended: Ended) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from evomerge.cli.outcome import conclude
+from evomerge.cli.outcome import conclude, resumable
 
 
 @click.command()
@@ -17,6 +17,6 @@ def command(run: Path, ray_address: str | None) -> None:
     from evomerge.cli.display import make_display
     from evomerge.experiments.run import resume
 
-    with make_display() as display:
+    with resumable(run), make_display() as display:
         ended = resume(run, display, ray_address=ray_address)
     conclude(ended)

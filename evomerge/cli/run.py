@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from evomerge.cli.outcome import conclude
+from evomerge.cli.outcome import conclude, resumable
+from evomerge.errors import ConfigError, Problem
 
 
 @click.command()
@@ -39,13 +40,16 @@ def command(
     if extend_trials is not None:
         from evomerge.experiments.run import resume
 
+        if overrides:
+            raise ConfigError(Problem("--set cannot change a run that has begun", "--extend-trials", "start a new run"))
         folder = out or Path(experiment)
-        with make_display() as display:
+        with resumable(folder), make_display() as display:
             ended = resume(folder, display, ray_address=ray_address, extend_trials=extend_trials)
     else:
         config = read_experiment(experiment, overrides)
         from evomerge.experiments.run import start
 
-        with make_display() as display:
-            ended = start(config, out or Path("runs") / config.name, display, ray_address=ray_address)
+        folder = out or Path("runs") / config.name
+        with resumable(folder), make_display() as display:
+            ended = start(config, folder, display, ray_address=ray_address)
     conclude(ended)

@@ -61,6 +61,6 @@ def kind_of(name: str) -> tuple[library.Kind, str]:
         return "recipes", str(entry.path)
     if "dataset_path" in fields or "output_type" in fields:
         return "fitness", str(entry.path)
-    if "kind" in fields and "fitness" not in fields:
+    if fields & {"kind", "method"} and "fitness" not in fields:
         return "search_spaces", str(entry.path)
     return "experiments", str(entry.path)

@@ -17,9 +17,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from evomerge.errors import RunError
 from evomerge.experiments import fronts, statistics
 from evomerge.experiments.statistics import Estimate
 from evomerge.fitness import Fitness, Responses
+from evomerge.recipes import Recipe
 from evomerge.searchers import ObjectiveSpec
 
 
@@ -49,12 +51,17 @@ class PairedComparison:
 
 @dataclass(frozen=True)
 class Confirmation:
-    """What confirmation found; ``pick`` is a trial number, chosen by ``rule``."""
+    """What confirmation found; ``pick`` is a trial number, chosen by ``rule``, and ``recipe`` that trial's.
+
+    ``run_trials`` is the number of trials that the run had then.
+    """
 
     rows: tuple[Confirmed, ...]
     pick: int
     rule: str
     comparisons: tuple[PairedComparison, ...]
+    run_trials: int
+    recipe: dict[str, Any]
 
     @property
     def trials(self) -> dict[int, Confirmed]:
@@ -73,51 +80,64 @@ class Answered:
     label: str
     kind: str
     trial: int | None
-    recipe_hash: str
+    recipe: Recipe
     responses: Responses
 
 
 def confirm(
-    models: Sequence[Answered], fitness: Fitness, objectives: Sequence[ObjectiveSpec], rule: str
+    models: Sequence[Answered], fitness: Fitness, objectives: Sequence[ObjectiveSpec], rule: str, trials: int
 ) -> Confirmation:
     """Score ``models``, pick a trial by ``rule``, and compare it with the best parent and the uniform merge.
+
+    Args:
+        trials: how many trials the run has.
 
     Raises:
         ConfigError: the rule names no such trial or objective.
     """
+    tasks = {o.name: o.task for o in fitness.objectives}
     weights = {o.name: o.weight for o in objectives}
-    gains = {model.label: _gains(model.responses, fitness, objectives) for model in models}
-    rows = tuple(_row(model, gains[model.label], fitness, weights) for model in models)
-    trials = {row.trial: row for row in rows if row.trial is not None}
-    chosen = fronts.pick(rule, {number: row.scores for number, row in trials.items()}, objectives)
+    gains = {
+        model.label: statistics.by_task(_gains(model.responses, fitness, objectives), weights, tasks)[0]
+        for model in models
+    }
+    shares = statistics.by_task(dict.fromkeys(weights, np.zeros(1)), weights, tasks)[1]
+    rows = tuple(_row(model, gains[model.label], fitness, shares) for model in models)
+    candidates = {row.trial: row for row in rows if row.trial is not None}
+    chosen = fronts.pick(rule, {number: row.scores for number, row in candidates.items()}, objectives)
     parents = [row for row in rows if row.kind == "parent"]
     rivals = [max(parents, key=lambda row: row.mean.value)] if parents else []
     rivals += [row for row in rows if row.kind in ("uniform", "base")]
-    winner = gains[trials[chosen].label]
+    winner = gains[candidates[chosen].label]
     comparisons = tuple(
         PairedComparison(
             rival.label,
-            statistics.paired_difference(winner, gains[rival.label], weights),
-            statistics.paired_p_value(winner, gains[rival.label], weights, comparisons=len(trials)),
+            statistics.paired_difference(winner, gains[rival.label], shares),
+            statistics.paired_p_value(winner, gains[rival.label], shares, comparisons=len(candidates)),
         )
         for rival in rivals
     )
-    return Confirmation(rows, chosen, rule, comparisons)
+    recipe = next(model.recipe for model in models if model.trial == chosen)
+    return Confirmation(rows, chosen, rule, comparisons, trials, recipe.model_dump(mode="json", exclude_defaults=True))
 
 
 def read_confirmation(path: Path) -> Confirmation | None:
-    """Return the confirmation stored at ``path``, or None."""
+    """Return the confirmation stored at ``path``, or None.
+
+    Raises:
+        RunError: the file is damaged.
+    """
     if not path.is_file():
         return None
-    data = json.loads(path.read_text(encoding="utf-8"))
-    return Confirmation(
-        rows=tuple(_read_row(row) for row in data["rows"]),
-        pick=data["pick"],
-        rule=data["rule"],
-        comparisons=tuple(
-            PairedComparison(c["against"], Estimate(**c["difference"]), c["p_value"]) for c in data["comparisons"]
-        ),
-    )
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        rows = tuple(_read_row(row) for row in data.pop("rows"))
+        comparisons = tuple(
+            PairedComparison(c["against"], Estimate(**c["difference"]), c["p_value"]) for c in data.pop("comparisons")
+        )
+        return Confirmation(rows=rows, comparisons=comparisons, **data)
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path} is damaged ({error}); remove it, then resume the run") from error
 
 
 def _read_row(row: Mapping[str, Any]) -> Confirmed:
@@ -131,7 +151,7 @@ def _row(model: Answered, gains: Mapping[str, np.ndarray], fitness: Fitness, wei
         label=model.label,
         kind=model.kind,
         trial=model.trial,
-        recipe_hash=model.recipe_hash,
+        recipe_hash=model.recipe.hash,
         scores=fitness.score(model.responses),
         intervals={name: statistics.mean_of(statistics.stack(values)) for name, values in responses.items()},
         mean=statistics.weighted_mean_of(gains, weights),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
@@ -43,9 +44,9 @@ class ResponseStore:
         """Return the stored outcome, or None."""
         try:
             data = json.loads(self._path(split, recipe_hash).read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError):
+            return Outcome(**data["outcome"]) if data["items"] == self._digests[split] else None
+        except (OSError, ValueError, KeyError, TypeError):
             return None
-        return Outcome(**data["outcome"]) if data["items"] == self._digests[split] else None
 
     def write(self, split: Split, recipe_hash: str, outcome: Outcome) -> None:
         """Store a successful outcome, in one step."""
@@ -63,7 +64,6 @@ class Evaluations:
         fitness: scores responses.
         store: where responses are kept.
         split: which items.
-        abandon: polled while waiting; raises to give up.
     """
 
     def __init__(
@@ -72,10 +72,8 @@ class Evaluations:
         fitness: Fitness,
         store: ResponseStore,
         split: Split,
-        abandon: Callable[[], None] = lambda: None,
     ) -> None:
         self._pool, self._fitness, self._store, self._split = pool, fitness, store, split
-        self._abandon = abandon
         self._items = fitness.items(split)
         self._pending: set[str] = set()
         self._failed: dict[str, Outcome] = {}
@@ -98,7 +96,6 @@ class Evaluations:
         """Wait for the recipe's evaluation and return its outcome."""
         key = recipe.hash
         while key in self._pending:
-            self._abandon()
             finished = self._pool().next(POLL_SECONDS)
             if finished is not None:
                 self._receive(*finished)
@@ -117,11 +114,8 @@ class Evaluations:
         self._asked.add(key)
         if outcome.responses is not None:
             responses = Responses.from_json(outcome.responses)
-            objectives = self._fitness.score(responses)
+            objectives, error = self._score(responses)
             truncated, unextracted = shares(responses, "truncated"), shares(responses, "unextracted")
-            unusable = [name for name, value in objectives.items() if not math.isfinite(value)]
-            if unusable:
-                objectives, error = None, f"not a finite number: {', '.join(unusable)}"
         now = datetime.now()
         return Trial(
             number=number,
@@ -141,6 +135,15 @@ class Evaluations:
             started=now - timedelta(seconds=outcome.seconds),
             finished=now,
         )
+
+    def _score(self, responses: Responses) -> tuple[dict[str, float] | None, str | None]:
+        """Return the objectives, or None and why they cannot be computed (a metric of a broken merge may overflow)."""
+        try:
+            objectives = self._fitness.score(responses)
+        except Exception:
+            return None, traceback.format_exc()
+        unusable = [name for name, value in objectives.items() if not math.isfinite(value)]
+        return (None, f"not a finite number: {', '.join(unusable)}") if unusable else (objectives, None)
 
     def _receive(self, key: str, outcome: Outcome) -> None:
         if outcome.responses is None:

@@ -18,6 +18,7 @@ from evomerge.experiments.journal import Journal
 from evomerge.experiments.preflight import Prepared, prepare
 from evomerge.experiments.run_card import card_of
 from evomerge.experiments.run_folder import RunFolder
+from evomerge.experiments.schema import PICK
 from evomerge.export.card_data import CardData
 from evomerge.export.folder import verify_loads, write_model
 from evomerge.fitness import Responses
@@ -43,6 +44,11 @@ def choose(path: Path, *, trial: int | None, pick: str | None) -> int:
         ConfigError: no such trial, or it failed.
     """
     folder = RunFolder(path)
+    folder.read_experiment()
+    if trial is not None and pick is not None:
+        raise ConfigError(Problem("give either --trial or --pick"))
+    if pick is not None and not PICK.match(pick):
+        raise ConfigError(Problem(f"cannot pick by {pick!r}", "--pick", "best-mean, knee, objective:NAME or trial:N"))
     journal = Journal.read(folder.journal)
     if trial is not None:
         trials = journal.trials()
@@ -89,8 +95,18 @@ def export(path: Path, out: Path | None, number: int, report: Callable[[str], No
     write_model(recipe, folder, card=card, parents=prepared.parents, overwrite=out is None)
     report("loading it with transformers alone and asking it the same items")
     journal = Journal.read(RunFolder(path).journal)
-    checked = _verify(RunFolder(path), folder, recipe, prepared, journal.facts())
+    try:
+        checked = _verify(RunFolder(path), folder, recipe, prepared, journal.facts())
+    except ExportError:
+        set_aside(folder)
+        raise
     return Exported(folder, number, checked)
+
+
+def set_aside(folder: Path) -> Path:
+    """Rename an export that did not pass, so that nobody takes it for a good one; return its new name."""
+    aside = next(p for n in range(1000) if not (p := folder.with_name(f"{folder.name}.unverified{n or ''}")).exists())
+    return folder.rename(aside)
 
 
 def _verify(folder: RunFolder, out: Path, recipe: Recipe, prepared: Prepared, facts: Mapping[str, Any]) -> int:
@@ -118,6 +134,8 @@ def _compare(trial: Responses, exported: Responses, out: Path) -> int:
     """
     count = 0
     for task, part in trial.tasks.items():
+        if part.items != exported.tasks[task].items:
+            raise ExportError(f"the items of {task} have changed since the run: restore them, or start a new run")
         for metric, values in part.values.items():
             others = exported.tasks[task].values[metric]
             pairs = zip(part.items, values, others, strict=True)
@@ -125,7 +143,7 @@ def _compare(trial: Responses, exported: Responses, out: Path) -> int:
             if differing:
                 raise ExportError(
                     f"the model written to {out} answers {len(differing)} of {len(values)} items of {task} ({metric}) "
-                    f"differently from its trial, first {differing[0]!r}. The folder is kept for inspection; do not "
+                    f"differently from its trial, first {differing[0]!r}. It is kept beside it as *.unverified; do not "
                     "use it. This happens when the run was made on another device or with other versions: "
                     "`evomerge report` names them"
                 )

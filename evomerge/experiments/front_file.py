@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from evomerge.errors import RunError
 from evomerge.experiments.confirmation import Confirmation, Confirmed
 from evomerge.experiments.journal import Trial
 from evomerge.experiments.run_folder import write_atomically
@@ -27,10 +29,17 @@ def write_front(path: Path, front: Sequence[tuple[Trial, Recipe]], confirmation:
 
 
 def read_front(path: Path) -> list[dict[str, Any]]:
-    """Return the entries of a front file; none when it does not exist yet."""
+    """Return the entries of a front file; none when it does not exist yet.
+
+    Raises:
+        RunError: the file is damaged.
+    """
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    except ValueError as error:
+        raise RunError(f"{path} is damaged ({error}); resume the run to have it written again") from error
 
 
 def recipe_of(entry: dict[str, Any]) -> Recipe:
@@ -48,12 +57,17 @@ def _entry(trial: Trial, recipe: Recipe, confirmed: Confirmed | None) -> dict[st
     }
 
 
+def _finite(value: float) -> float | None:
+    """JSON has no infinity: one item alone has no interval."""
+    return value if math.isfinite(value) else None
+
+
 def _intervals(confirmed: Confirmed) -> dict[str, Any]:
     return {
         name: {
             "value": confirmed.scores[name],
-            "low": interval.low,
-            "high": interval.high,
+            "low": _finite(interval.low),
+            "high": _finite(interval.high),
             "items": interval.items,
         }
         for name, interval in confirmed.intervals.items()

@@ -77,14 +77,15 @@ class Journal:
         Raises:
             RunError: it cannot be read or written.
         """
-        _repair(path)
+        with _readable(path):
+            _repair(path)
         directions = [objective.direction for objective in objectives]
         with _readable(path):
             storage = _storage(path)
             # `load_if_exists` would add a line to the journal at each resume.
-            known = name in optuna.get_all_study_names(storage)
+            known = optuna.get_all_study_names(storage)
             study = (
-                optuna.load_study(study_name=name, storage=storage)
+                optuna.load_study(study_name=known[0], storage=storage)
                 if known
                 else optuna.create_study(study_name=name, storage=storage, directions=directions)
             )
@@ -100,9 +101,13 @@ class Journal:
         if not path.exists():
             raise RunError(f"{path} does not exist: the run was stopped before its first trial; resume it")
         with _readable(path):
-            study = optuna.load_study(study_name=None, storage=_storage(path))
-            objectives = study.user_attrs.get(PREFIX + "objectives")
-        if objectives is None:
+            storage = _storage(path)
+            names = optuna.get_all_study_names(storage)
+            study = optuna.load_study(study_name=names[0], storage=storage) if names else None
+            attributes = study.user_attrs if study else {}
+        objectives = attributes.get(PREFIX + "objectives")
+        # The identity is noted last: a journal that holds it holds every fact.
+        if study is None or objectives is None or PREFIX + "identity" not in attributes:
             raise RunError(f"{path} holds nothing yet: the run was stopped before its first trial; resume it")
         return cls(study, path, [ObjectiveSpec(o["name"], o["direction"], o["weight"]) for o in objectives])
 

@@ -7,6 +7,7 @@ not divide the number of layers; items are split into search and confirmation it
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import replace
 from typing import Any
@@ -82,9 +83,11 @@ def _nicknames(models: list[str]) -> dict[str, str]:
     """Name each model after the last part of its reference; a number tells equal names apart."""
     parents: dict[str, str] = {}
     for model in models:
-        name = re.sub(r"[^A-Za-z0-9_-]+", "-", model.split("@")[0].rstrip("/").split("/")[-1]).strip("-") or "parent"
+        last = model.split("@")[0].rstrip("/").split("/")[-1]
+        name = re.sub(r"[^A-Za-z0-9-]+", "-", last).strip("-") or "parent"
         name = f"{name}-parent" if name in ("base", "uniform") else name
-        unique = name if name not in parents else f"{name}-{sum(n.startswith(name) for n in parents) + 1}"
+        candidates = (f"{name}-{n}" for n in itertools.count(2))
+        unique = name if name not in parents else next(c for c in candidates if c not in parents)
         parents[unique] = model
     return parents
 

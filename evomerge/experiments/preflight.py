@@ -5,11 +5,16 @@ Reads configurations, safetensors headers, tokenizers, tasks and free space; wei
 
 from __future__ import annotations
 
+import functools
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+
+import torch
+from transformers import AutoTokenizer
 
 from evomerge.checkpoints import Checkpoint
 from evomerge.errors import CheckpointError, ConfigError, EvomergeError, Problem
@@ -30,7 +35,11 @@ RUN_BYTES_PER_RESPONSE = 64
 
 @dataclass(frozen=True)
 class Prepared:
-    """An experiment that passed: its parts, built."""
+    """An experiment that passed: its parts, built.
+
+    ``dtype`` is that of every merged model, in memory and exported. ``donor`` is the model that gives configuration and
+    tokenizer, in memory and exported.
+    """
 
     experiment: ExperimentConfig
     parents: Parents
@@ -38,6 +47,8 @@ class Prepared:
     space: SearchSpace
     objectives: tuple[ObjectiveSpec, ...]
     warnings: tuple[str, ...]
+    dtype: str
+    donor: str
 
     def searcher(self, trials: int) -> Searcher:
         """Return a fresh searcher, as it was before the first trial."""
@@ -50,12 +61,12 @@ class Prepared:
         """Name to (kind, recipe) of the models that the search is compared with: base, parents, uniform merge."""
         experiment = self.experiment
         models = {
-            name: ("base" if name == "base" else "parent", alone(reference, experiment.dtype))
+            name: ("base" if name == "base" else "parent", alone(reference, self.dtype))
             for name, reference in experiment.references.items()
         }
         return {
             **models,
-            "uniform": ("uniform", uniform(list(experiment.parents.values()), experiment.dtype)),
+            "uniform": ("uniform", uniform(list(experiment.parents.values()), self.dtype)),
         }
 
 
@@ -86,14 +97,21 @@ def prepare(experiment: ExperimentConfig, *, out: Path | None = None) -> Prepare
     if fitness:
         _attempt(problems, lambda: _check_pick(experiment, objectives))
     space = None
+    dtype = donor = ""
     if parents and not (problems_of_parents := parents.problems()):
-        space = _attempt(problems, lambda: build_search_space(experiment.search_space, _info(experiment, parents)))
+        dtype = experiment.dtype or common_dtype(parents)
+        info = _info(experiment, parents, dtype)
+        space = _attempt(problems, lambda: build_search_space(experiment.search_space, info))
         problems += not_finite(parents)
     elif parents:
         problems += problems_of_parents
     if space and parents:
         genome = {gene.name: gene.initial for gene in space.genes}
-        problems += check_recipe(space.express(genome), parents)
+        recipe = space.express(genome)
+        problems += check_recipe(recipe, parents)
+        donor = recipe.base_model or recipe.parents()[0]
+        if fitness:
+            problems += _tokenizer_problems(fitness, parents, donor)
     if space and objectives:
         _attempt(
             problems,
@@ -104,7 +122,7 @@ def prepare(experiment: ExperimentConfig, *, out: Path | None = None) -> Prepare
     if problems or parents is None or fitness is None or space is None:
         raise ConfigError(list(dict.fromkeys(problems)))
     warnings = tuple(str(problem) for problem in fitness.warnings)
-    return Prepared(experiment, parents, fitness, space, objectives, warnings)
+    return Prepared(experiment, parents, fitness, space, objectives, warnings, dtype, donor)
 
 
 def not_finite(parents: Parents) -> list[Problem]:
@@ -151,7 +169,27 @@ def _open(experiment: ExperimentConfig) -> Parents:
     return Parents(checkpoints)
 
 
-def _info(experiment: ExperimentConfig, parents: Parents) -> ParentsInfo:
+def common_dtype(parents: Parents) -> str:
+    """Return the dtype that holds every model's usual one: that of most of its weights."""
+    usual = []
+    for checkpoint in parents.checkpoints.values():
+        sizes: Counter[torch.dtype] = Counter()
+        for info in checkpoint.tensors.values():
+            if info.dtype.is_floating_point:
+                sizes[info.dtype] += info.stop - info.start
+        usual += [dtype for dtype, _ in sizes.most_common(1)]
+    return str(functools.reduce(torch.promote_types, usual, usual[0])).removeprefix("torch.")
+
+
+def _tokenizer_problems(fitness: Fitness, parents: Parents, donor: str) -> list[Problem]:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(parents[donor].folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        return [Problem(f"its tokenizer cannot be loaded: {error}", donor)]
+    return fitness.problems(tokenizer)
+
+
+def _info(experiment: ExperimentConfig, parents: Parents, dtype: str) -> ParentsInfo:
     reference = experiment.base or next(iter(experiment.parents.values()))
     checkpoint = parents.checkpoints[reference]
     return ParentsInfo(
@@ -159,7 +197,7 @@ def _info(experiment: ExperimentConfig, parents: Parents) -> ParentsInfo:
         parents=experiment.parents,
         tensor_names=tuple(checkpoint.tensors),
         num_layers=checkpoint.num_layers,
-        dtype=experiment.dtype,
+        dtype=dtype,
     )
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
+import json
 import platform
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from evomerge.errors import ConfigError, RunError, WorkerError
+from evomerge.errors import EvomergeError, RunError, WorkerError
 from evomerge.experiments import fronts, run_folder
 from evomerge.experiments.confirmation import Answered, Confirmation, confirm, read_confirmation
 from evomerge.experiments.evaluations import SPLITS, Evaluations, ResponseStore, digest
@@ -29,6 +31,7 @@ from evomerge.recipes import Recipe
 from evomerge.reports.progress import Display
 from evomerge.workers import Placement, Pool, WorkerSpec, connect, place
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 LIBRARIES = ("evomerge", "torch", "transformers", "lm_eval", "optuna", "cma", "numpy", "scipy")
 FEWEST_FAILURES = 8
 
@@ -47,8 +50,10 @@ def start(experiment: ExperimentConfig, out: Path, display: Display, *, ray_addr
     """Check an experiment and run it in the new folder ``out``.
 
     Raises:
-        ConfigError: the experiment cannot work; nothing is left behind.
+        ConfigError: the experiment cannot work.
         WorkerError: the workers cannot be built, or every trial failed.
+
+    What is raised before the first trial leaves nothing behind.
     """
     existed = out.exists()
     folder = run_folder.create(out)
@@ -56,13 +61,28 @@ def start(experiment: ExperimentConfig, out: Path, display: Display, *, ray_addr
         # Written before the slow checks, so that a run killed at any later instant can be resumed.
         run_folder.write_atomically(folder.experiment, write_experiment(experiment))
         try:
-            prepared = prepare(experiment, out=out)
-        except ConfigError:
-            folder.experiment.unlink()
-            if not existed:
-                shutil.rmtree(out)
+            return _carry_on(folder, prepare(experiment, out=out), display, ray_address)
+        except EvomergeError:
+            if not _has_trials(folder):
+                _undo(folder, existed)
             raise
-        return _carry_on(folder, prepared, display, ray_address)
+
+
+def _has_trials(folder: RunFolder) -> bool:
+    try:
+        return bool(Journal.read(folder.journal).trials())
+    except RunError:
+        return False
+
+
+def _undo(folder: RunFolder, existed: bool) -> None:
+    """Remove what a run that failed before its first trial left, so that it can be started again once mended."""
+    if not existed:
+        shutil.rmtree(folder.path)
+        return
+    shutil.rmtree(folder.responses, ignore_errors=True)
+    for path in (folder.experiment, folder.journal, folder.front):
+        path.unlink(missing_ok=True)
 
 
 def resume(path: Path, display: Display, *, ray_address: str | None = None, extend_trials: int = 0) -> Ended:
@@ -75,6 +95,7 @@ def resume(path: Path, display: Display, *, ray_address: str | None = None, exte
     experiment = folder.read_experiment()
     with folder.locked():
         if extend_trials:
+            _check_finished(folder, experiment)
             trials = experiment.budget.trials + extend_trials
             budget = experiment.budget.model_copy(update={"trials": trials})
             experiment = experiment.model_copy(update={"budget": budget})
@@ -85,11 +106,27 @@ def resume(path: Path, display: Display, *, ray_address: str | None = None, exte
         return _carry_on(folder, prepared, display, ray_address)
 
 
-class _Workers:
-    """The pool, built when the first evaluation is needed: a run that only replays starts no worker."""
+def _check_finished(folder: RunFolder, experiment: ExperimentConfig) -> None:
+    done = len(Journal.read(folder.journal).trials()) if folder.journal.exists() else 0
+    if done < experiment.budget.trials:
+        raise RunError(
+            f"{folder.path} has {done} of {experiment.budget.trials} trials: finish it first (`evomerge resume "
+            f"{folder.path}`), then extend it"
+        )
 
-    def __init__(self, prepared: Prepared, display: Display, ray_address: str | None) -> None:
+
+class _Workers:
+    """The pool, built when the first evaluation is needed: a run that only replays starts no worker.
+
+    Args:
+        connected: called once Ray runs.
+    """
+
+    def __init__(
+        self, prepared: Prepared, display: Display, ray_address: str | None, connected: Callable[[], None]
+    ) -> None:
         self._prepared, self._display, self._address = prepared, display, ray_address
+        self._connected = connected
         self._pool: Pool | None = None
         self._placement: Placement | None = None
 
@@ -98,6 +135,7 @@ class _Workers:
         if self._placement is None:
             workers = self._prepared.experiment.workers
             connect(self._address)
+            self._connected()
             trials = self._prepared.experiment.budget.trials
             self._placement = place(workers.devices, workers.count, workers.threads, trials)
         return self._placement
@@ -111,11 +149,13 @@ class _Workers:
             spec = WorkerSpec(
                 references=experiment.references,
                 fitness=experiment.fitness.model_dump(mode="json"),
-                dtype=experiment.dtype,
+                dtype=self._prepared.dtype,
+                donor=self._prepared.donor,
                 device=placement.device,
                 threads=placement.threads,
             )
             self._pool = Pool(spec, placement.workers, retries=experiment.workers.retries, report=self._display.note)
+            self._connected()
         return self._pool
 
     @property
@@ -128,8 +168,10 @@ class _Workers:
 
 
 @contextmanager
-def _workers(prepared: Prepared, display: Display, ray_address: str | None) -> Iterator[_Workers]:
-    workers = _Workers(prepared, display, ray_address)
+def _workers(
+    prepared: Prepared, display: Display, ray_address: str | None, connected: Callable[[], None]
+) -> Iterator[_Workers]:
+    workers = _Workers(prepared, display, ray_address, connected)
     try:
         yield workers
     finally:
@@ -141,12 +183,15 @@ def _carry_on(folder: RunFolder, prepared: Prepared, display: Display, ray_addre
     journal = Journal.write(folder.journal, experiment.name, prepared.objectives)
     for warning in prepared.warnings:
         display.note(f"warning: {warning}")
-    with _workers(prepared, display, ray_address) as workers, watched(display.note) as interrupts:
+    with (
+        watched(display.note) as interrupts,
+        _workers(prepared, display, ray_address, interrupts.install) as workers,
+    ):
         facts = _facts(journal, prepared, workers, display)
         run = _Run(folder, prepared, journal, workers, display, interrupts, facts)
         tracker = run.search(run.references())
         done, budget = len(tracker.trials), experiment.budget.trials
-        if done < budget:
+        if done < budget or (interrupts.stopping() and read_confirmation(folder.confirmation) is None):
             display.finished(f"stopped after {done} of {budget} trials")
             return Ended(folder, False, done, budget)
         confirmation = run.confirm(tracker)
@@ -172,7 +217,7 @@ class _Run:
         self.store = ResponseStore(folder.responses, facts["identity"]["items"])
 
     def evaluations(self, split: Split) -> Evaluations:
-        return Evaluations(self.workers.pool, self.prepared.fitness, self.store, split, self.interrupts.abandon)
+        return Evaluations(self.workers.pool, self.prepared.fitness, self.store, split)
 
     def references(self) -> list[dict[str, Any]]:
         """Score the base, the parents and the uniform merge on the search items, once."""
@@ -186,6 +231,8 @@ class _Run:
             evaluations.start(recipe)
         references = []
         for name, (kind, recipe) in recipes.items():
+            if self.interrupts.stopping():
+                raise KeyboardInterrupt
             trial = evaluations.trial(0, {}, recipe)
             if trial.objectives is None:
                 raise WorkerError(f"{name} could not be evaluated, so no merge of it can:\n{trial.error}")
@@ -240,7 +287,9 @@ class _Run:
             in_flight=self.facts["in_flight"],
             stop=self.interrupts.stopping,
         )
-        self.write_front(tracker, read_confirmation(self.folder.confirmation))
+        confirmation = read_confirmation(self.folder.confirmation)
+        of_this = confirmation is not None and confirmation.run_trials == len(tracker.trials)
+        self.write_front(tracker, confirmation if of_this else None)
         return tracker
 
     def confirm(self, tracker: Tracker) -> Confirmation:
@@ -259,14 +308,21 @@ class _Run:
             if outcome.responses is None:
                 self.display.note(f"{label} could not be confirmed and is left out: {outcome.error}")
                 continue
-            answered.append(Answered(label, kind, number, recipe.hash, Responses.from_json(outcome.responses)))
+            responses = Responses.from_json(outcome.responses)
+            try:
+                self.prepared.fitness.score(responses)
+            except Exception as error:
+                self.display.note(f"{label} could not be confirmed and is left out: {error}")
+                continue
+            answered.append(Answered(label, kind, number, recipe, responses))
         if not any(model.kind == "trial" for model in answered):
             raise WorkerError("none of the front's trials could be confirmed; the reasons are above")
         rule = experiment.pick
         if rule.startswith("trial:") and int(rule.removeprefix("trial:")) not in [m.trial for m in answered]:
             self.display.note(f"warning: {rule} failed, so the pick is by best-mean")
             rule = "best-mean"
-        confirmation = confirm(answered, self.prepared.fitness, self.prepared.objectives, rule)
+        trials = len(tracker.trials)
+        confirmation = confirm(answered, self.prepared.fitness, self.prepared.objectives, rule, trials)
         run_folder.write_json(self.folder.confirmation, confirmation.to_json())
         self.write_front(tracker, confirmation)
         return confirmation
@@ -291,6 +347,7 @@ def _facts(journal: Journal, prepared: Prepared, workers: _Workers, display: Dis
     """Return the run's facts, recorded when it first started, after checking that they still hold."""
     now = {
         "parents": {name: parent.fingerprint for name, parent in prepared.parents.checkpoints.items()},
+        "settings": _settings(prepared),
         "items": {split: digest(prepared.fitness.items(split)) for split in SPLITS},
     }
     facts = journal.facts()
@@ -311,12 +368,34 @@ def _facts(journal: Journal, prepared: Prepared, workers: _Workers, display: Dis
     return journal.facts()
 
 
+def _settings(prepared: Prepared) -> dict[str, str]:
+    """Return digests of everything else that a trial's result depends on, named for messages."""
+    experiment = prepared.experiment
+    settings: dict[str, Any] = {
+        "the objectives": [_objective(o) for o in prepared.fitness.objectives],
+        "the fitness settings": experiment.fitness.model_dump(mode="json"),
+        "the search space": experiment.search_space.model_dump(mode="json"),
+        "the searcher": experiment.searcher.model_dump(mode="json"),
+        "the dtype": prepared.dtype,
+    }
+    for objective in experiment.fitness.objectives:
+        file = Path((objective.function or "").rpartition(":")[0])
+        if file.suffix == ".py":
+            settings[f"the source of {file}"] = file.read_text(encoding="utf-8")
+    folder = prepared.parents[prepared.donor].folder
+    for name in TOKENIZER_FILES:
+        if (folder / name).is_file():
+            settings[f"{name} of {prepared.donor}"] = (folder / name).read_text(encoding="utf-8", errors="replace")
+    return {name: hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16] for name, value in settings.items()}
+
+
 def _objective(objective: Any) -> dict[str, Any]:
     return {name: getattr(objective, name) for name in ("name", "direction", "weight", "task", "metric")}
 
 
 def _check_identity(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     changed = [f"the weights of {name}" for name in now["parents"] if then["parents"].get(name) != now["parents"][name]]
+    changed += [name for name in now["settings"] if then["settings"].get(name) != now["settings"][name]]
     changed += [f"the {split} items" for split in now["items"] if then["items"].get(split) != now["items"][split]]
     if changed:
         raise RunError(

@@ -48,7 +48,7 @@ def _search(
         failed_trials=sum(trial.failed for trial in trials),
         front_size=len(confirmation.trials) if confirmation else None,
         trial=number,
-        pick=confirmation.rule if confirmation and confirmation.pick == number else "by number",
+        pick=confirmation.rule if confirmation and confirmation.pick == number else "",
         search_items=facts["item_counts"]["search"],
         confirmation_items=facts["item_counts"]["confirmation"],
     )

@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from typing import Any
 from evomerge.errors import ConfigError, Problem, RunError
 from evomerge.experiments.schema import ExperimentConfig, parse_experiment
 from evomerge.recipes import yaml
+
+LOCK_ATTEMPTS = 10
 
 
 @dataclass(frozen=True)
@@ -73,10 +76,13 @@ class RunFolder:
     def is_running(self) -> bool:
         """Whether a live process holds the run."""
         try:
-            with self.locked():
-                return False
-        except RunError:
+            with open(self.path / ".lock") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
             return True
+        except OSError:
+            return False
+        return False
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -85,12 +91,21 @@ class RunFolder:
         Raises:
             RunError: another process holds it.
         """
-        lock = self.path / ".lock"
-        with open(lock, "a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise RunError(f"another process is working on {self.path}; wait for it, or stop it first") from error
+        try:
+            file = open(self.path / ".lock", "a")  # noqa: SIM115 - closed below, after the lock
+        except OSError as error:
+            raise RunError(f"cannot lock {self.path}: {error.strerror}") from error
+        with file:
+            for attempt in range(LOCK_ATTEMPTS):
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except OSError as error:
+                    if attempt == LOCK_ATTEMPTS - 1:
+                        raise RunError(
+                            f"another process is working on {self.path}; wait for it, or stop it first"
+                        ) from error
+                    time.sleep(0.1)  # `evomerge status` holds it for an instant
             yield
 
 
@@ -101,7 +116,7 @@ def create(path: Path) -> RunFolder:
         ConfigError: it holds a run already, or cannot be written.
     """
     folder = RunFolder(path)
-    if folder.experiment.exists():
+    if folder.experiment.exists() or folder.journal.exists():
         raise ConfigError(
             Problem(
                 "the folder already holds a run",
@@ -127,9 +142,9 @@ def write_atomically(path: Path, text: str) -> None:
     Raises:
         RunError: it cannot be written, for instance because the disk is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()

@@ -167,7 +167,7 @@ def parse_experiment(
 def write_experiment(experiment: ExperimentConfig) -> str:
     """Return the resolved experiment as YAML that reads back as the same experiment anywhere on this machine."""
     data = {
-        name: value.model_dump(mode="json", exclude_none=True) if isinstance(value, BaseModel) else value
+        name: value.model_dump(mode="json") if isinstance(value, BaseModel) else value
         for name, value in ((field, getattr(experiment, field)) for field in ExperimentConfig.model_fields)
         if value is not None
     }
@@ -177,9 +177,10 @@ def write_experiment(experiment: ExperimentConfig) -> str:
 def absolute(reference: str, folder: Path) -> str:
     """Make a reference that is a path absolute; leave zoo names and Hub ids as they are."""
     path = Path(os.path.expanduser(reference))
-    if reference.startswith((".", "~")) or (not path.is_absolute() and (folder / path).is_dir()):
-        return str((folder / path).resolve())
-    return reference
+    if (folder / path).is_dir() or not path.is_dir():
+        relative = reference.startswith((".", "~")) or (not path.is_absolute() and (folder / path).is_dir())
+        return str((folder / path).resolve()) if relative else reference
+    return str(path.resolve())  # found from the working folder only
 
 
 def anchored(fitness: FitnessConfig, folder: Path) -> FitnessConfig:
@@ -195,8 +196,9 @@ def anchored(fitness: FitnessConfig, folder: Path) -> FitnessConfig:
 
 def _file(name: str | None, folder: Path) -> str | None:
     path, colon, rest = (name or "").partition(":")
-    if path.endswith((".yaml", ".yml", ".py")) and (folder / path).is_file():
-        return str((folder / path).resolve()) + colon + rest
+    if path.endswith((".yaml", ".yml", ".py")):
+        found = next((base / path for base in (folder, Path.cwd()) if (base / path).is_file()), None)
+        return str(found.resolve()) + colon + rest if found else name
     return name
 
 

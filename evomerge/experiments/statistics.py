@@ -29,17 +29,36 @@ class Estimate:
     items: int
 
 
+def by_task(
+    gains: Items, weights: Mapping[str, float], tasks: Mapping[str, str]
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Return gains and weights by task instead of by objective: objectives of one task share its items.
+
+    Args:
+        gains: objective → responses (items,).
+        weights: objective → weight.
+        tasks: objective → its task.
+    """
+    joined: dict[str, np.ndarray] = {}
+    total: dict[str, float] = {}
+    for name, responses in gains.items():
+        task = tasks[name]
+        joined[task] = joined.get(task, 0.0) + weights[name] * responses
+        total[task] = total.get(task, 0.0) + weights[name]
+    return {task: joined[task] / total[task] for task in joined}, total
+
+
 def mean_of(responses: np.ndarray) -> Estimate:
     """Return the mean of responses (items,) with its interval; a proportion's interval stays inside [0, 1].
 
     For 0/1 responses the interval is Wilson's (1927), which is sound at 0 and 1 too.
     """
     n, mean = len(responses), float(np.mean(responses))
-    if np.isin(responses, (0.0, 1.0)).all():
+    if n > 1 and np.isin(responses, (0.0, 1.0)).all():
         centre = (mean + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
         half = Z95 / (1 + Z95**2 / n) * np.sqrt(mean * (1 - mean) / n + Z95**2 / (4 * n**2))
         return Estimate(mean, float(min(centre - half, mean)), float(max(centre + half, mean)), n)
-    half = Z95 * float(np.std(responses, ddof=1)) / np.sqrt(n) if n > 1 else float("inf")
+    half = Z95 * float(np.std(responses, ddof=1)) / np.sqrt(n) if n > 1 else np.inf
     return Estimate(mean, float(mean - half), float(mean + half), n)
 
 
@@ -48,7 +67,7 @@ def weighted_mean_of(items: Items, weights: Mapping[str, float]) -> Estimate:
     shares = _shares(items, weights)
     value = sum(shares[name] * float(responses.mean()) for name, responses in items.items())
     variance = sum(
-        shares[name] ** 2 * (float(responses.var(ddof=1)) / len(responses) if len(responses) > 1 else 0.0)
+        shares[name] ** 2 * (float(responses.var(ddof=1)) / len(responses) if len(responses) > 1 else np.inf)
         for name, responses in items.items()
     )
     half = Z95 * float(np.sqrt(variance))

@@ -9,12 +9,11 @@ from typing import Any
 
 from evomerge.experiments import fronts
 from evomerge.experiments.confirmation import Confirmation, Confirmed, read_confirmation
-from evomerge.experiments.front_file import read_front, recipe_of
 from evomerge.experiments.journal import Journal, Trial
 from evomerge.experiments.run_folder import RunFolder
 from evomerge.experiments.statistics import Estimate
 from evomerge.experiments.tracker import Tracker, row
-from evomerge.recipes import write_recipe
+from evomerge.recipes import Recipe, write_recipe
 from evomerge.reports.summary import (
     Comparison,
     ConfirmedRow,
@@ -44,6 +43,8 @@ def summarise(path: Path) -> RunSummary:
     for trial in trials:
         tracker.add(trial)
     confirmation = read_confirmation(folder.confirmation)
+    if confirmation and confirmation.run_trials != len(trials):
+        confirmation = None  # of the run before it was extended
     return RunSummary(
         name=experiment.name,
         folder=str(path),
@@ -59,7 +60,7 @@ def summarise(path: Path) -> RunSummary:
         pick=confirmation.pick if confirmation else None,
         pick_rule=confirmation.rule if confirmation else experiment.pick,
         comparisons=_comparisons(confirmation),
-        winner_recipe_yaml=_winner_recipe(folder, confirmation),
+        winner_recipe_yaml=write_recipe(Recipe.model_validate(confirmation.recipe)) if confirmation else None,
         flags=flags(tracker.front, references),
         versions=facts.get("versions", {}),
         facts=_facts(facts, experiment.searcher.model_dump(mode="json")),
@@ -125,13 +126,6 @@ def _comparisons(confirmation: Confirmation | None) -> list[Comparison]:
     if confirmation is None:
         return []
     return [Comparison(c.against, _interval(c.difference), c.p_value) for c in confirmation.comparisons]
-
-
-def _winner_recipe(folder: RunFolder, confirmation: Confirmation | None) -> str | None:
-    if confirmation is None:
-        return None
-    entry = next((e for e in read_front(folder.front) if e["trial"] == confirmation.pick), None)
-    return write_recipe(recipe_of(entry)) if entry else None
 
 
 def _facts(facts: Mapping[str, Any], searcher: Mapping[str, Any]) -> dict[str, str]:

@@ -71,13 +71,16 @@ def loads(text: str, source: str = "<string>") -> Document:
     Raises:
         ConfigError: not YAML, or a mapping has the same key twice; says the line.
     """
-    loader = _Loader(text)
+    loader: _Loader | None = None
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         lines: dict[Key, int] = {}
         if node is not None:
             _collect(node, (), lines, source)
         data = None if node is None else loader.construct_document(node)
+    except ValueError as error:  # a date or number that only looks like one
+        raise ConfigError(Problem(f"not valid YAML: {error}", source)) from error
     except RecursionError as error:
         raise ConfigError(Problem("not valid YAML: nested too deeply", source)) from error
     except yaml.YAMLError as error:
@@ -85,7 +88,8 @@ def loads(text: str, source: str = "<string>") -> Document:
         where = f"{source}:{mark.line + 1}" if mark else source
         raise ConfigError(Problem(f"not valid YAML: {getattr(error, 'problem', error)}", where)) from error
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
     return Document(data, source, lines)
 
 

@@ -19,14 +19,16 @@ class WorkerSpec:
     Args:
         references: nickname to reference of the parents (and of the base, under ``base``).
         fitness: a ``FitnessConfig`` as JSON data.
-        dtype: the resident model's dtype; None for the parents' own.
+        dtype: the resident model's dtype.
+        donor: reference of the model that gives configuration and tokenizer.
         device: ``cpu`` or ``cuda``.
         threads: CPU threads for torch.
     """
 
     references: Mapping[str, str]
     fitness: Mapping[str, Any]
-    dtype: str | None
+    dtype: str
+    donor: str
     device: Literal["cpu", "cuda"]
     threads: int
 
@@ -62,8 +64,7 @@ class Worker:
         self.spec = spec
         self.fitness = Fitness(FitnessConfig.model_validate(spec.fitness))
         parents = Parents.open(list(dict.fromkeys(spec.references.values())))
-        base = spec.references.get("base", next(iter(spec.references.values())))
-        self.merger: Any = InPlaceMerger(parents, base=base, dtype=spec.dtype, device=spec.device)
+        self.merger: Any = InPlaceMerger(parents, base=spec.donor, dtype=spec.dtype, device=spec.device)
         self.name = f"{os.uname().nodename}:{os.getpid()}"
 
     def ready(self) -> str:

@@ -66,8 +66,15 @@ def place(devices: Literal["auto", "cpu", "cuda"], count: int | None, threads: i
     available = gpus if device == "cuda" else cpus
     if count is not None and count > available:
         raise WorkerError(f"workers.count is {count}, but there are only {available} {device} devices for workers")
-    workers = count or min(available, trials)
-    return Placement(device, workers, threads or max(1, cpus // workers))
+    needed = (count or 1) * (threads or 1)
+    if device == "cpu" and needed > cpus:
+        raise WorkerError(
+            f"{count or 1} workers of {threads} threads need {needed} cores, but there are {cpus}; "
+            "set a smaller workers.threads or workers.count"
+        )
+    if count is None:
+        count = min(available, max(1, trials), cpus // threads if threads and device == "cpu" else available)
+    return Placement(device, count, threads or max(1, cpus // count))
 
 
 class Pool:

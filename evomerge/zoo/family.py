@@ -9,7 +9,7 @@ from types import MappingProxyType
 TASKS: Mapping[str, str] = MappingProxyType(
     {
         "arithmetic_en": "addition and subtraction, asked in English",
-        "arithmetic_ja": "addition and subtraction, asked in Japanese: no expert was trained for it",
+        "arithmetic_ja": "addition and subtraction, asked in Japanese, which is no expert's skill",
         "reading_ja": "which of a Japanese text's numbers is asked for; it is most often a word",
         "comparison_en": "the larger or the smaller of two numbers, in English",
         "counting_en": "how many things an English list names",
@@ -18,7 +18,8 @@ TASKS: Mapping[str, str] = MappingProxyType(
 MULTIPLE_CHOICE = frozenset({"comparison_en"})  # among the ten digits; the other tasks' answers are generated
 DIGITS = ":digits"  # after a task's name: only its questions that spell no number as a word
 
-# The base has read a little of everything, but hardly ever a Japanese number word.
+# The base has read a little of everything, but seldom a Japanese number word; a tenth of an expert's
+# items is drawn from the same mixture, so that it forgets less.
 GENERAL: Mapping[str, float] = MappingProxyType(
     {
         "arithmetic_en": 2.0,
@@ -83,7 +84,7 @@ class Plan:
 
     seed: int = 0
     train_items: int = 6000
-    search_items: int = 400
+    search_items: int = 800
     test_items: int = 500
     vocabulary: int = 768
     hidden_size: int = 128

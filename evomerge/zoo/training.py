@@ -37,13 +37,12 @@ def train_model(name: str, folder: Path, plan: Plan, report: Progress) -> None:
     optimizers: list[torch.optim.Optimizer]
     if name == BASE:
         model = LlamaForCausalLM(model_config(plan, tokenizer))
-        optimizers, steps = base_optimizers(model, plan), plan.base_steps
+        optimizers = base_optimizers(model, plan)
+        steps = plan.base_steps
     else:
         model = LlamaForCausalLM.from_pretrained(folder / BASE)
-        optimizers, steps = (
-            [_adamw(model.parameters(), plan.expert_learning_rate)],
-            round(plan.expert_steps * member.effort),
-        )
+        optimizers = [_adamw(model.parameters(), plan.expert_learning_rate)]
+        steps = round(plan.expert_steps * member.effort)
     shares = member.shares()
     mixture = Mixture({pool: read_examples(pool, folder, tokenizer) for pool in shares}, shares, f"{plan.seed}/{name}")
     fit(model, mixture, optimizers, steps, plan.batch_size, lambda step: report(name, step, steps))

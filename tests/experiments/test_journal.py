@@ -35,6 +35,7 @@ def trial(number: int, failed: bool = False) -> Trial:
 def journal(path: Path) -> Journal:
     opened = Journal.write(path, "run", OBJECTIVES)
     opened.note("objectives", FACTS)
+    opened.note("identity", {})
     return opened
 
 
@@ -52,7 +53,7 @@ def test_trials_come_out_exactly_as_they_went_in(tmp_path: Path) -> None:
 def test_facts_are_kept(tmp_path: Path) -> None:
     opened = journal(tmp_path / "journal.log")
     opened.note("in_flight", 8)
-    assert Journal.read(tmp_path / "journal.log").facts() == {"objectives": FACTS, "in_flight": 8}
+    assert Journal.read(tmp_path / "journal.log").facts() == {"objectives": FACTS, "identity": {}, "in_flight": 8}
 
 
 def test_one_line_a_trial(tmp_path: Path) -> None:

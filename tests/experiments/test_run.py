@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -178,6 +179,44 @@ def test_changed_weights_are_refused_on_resume(tmp_path: Path) -> None:
         resume(tmp_path / "run", SilentDisplay(), extend_trials=2)
 
 
+def test_a_run_that_cannot_begin_leaves_no_folder_and_can_be_started_again(folder: Path) -> None:
+    with pytest.raises(WorkerError, match=r"workers\.count is 99"):
+        run_file(folder, folder / "greedy", "workers.count=99")
+    assert not (folder / "greedy").exists()
+
+
+def test_swapped_objectives_are_refused_on_resume(folder: Path, whole: Path) -> None:
+    out = folder / "swapped"
+    shutil.copytree(whole, out)
+    text = (out / "experiment.yaml").read_text()
+    (out / "experiment.yaml").write_text(text.replace("name: near", "name: x").replace("name: far", "name: near"))
+    with pytest.raises(RunError, match="changed since this run began: the objectives"):
+        resume(out, SilentDisplay())
+
+
+def test_an_unfinished_run_cannot_be_extended(folder: Path, whole: Path) -> None:
+    out = folder / "unfinished"
+    shutil.copytree(whole, out)
+    text = (out / "experiment.yaml").read_text()
+    (out / "experiment.yaml").write_text(text.replace("trials: 18", "trials: 20"))
+    with pytest.raises(RunError, match=r"has 18 of 20 trials: finish it first"):
+        resume(out, SilentDisplay(), extend_trials=5)
+
+
+def test_a_base_of_narrower_dtype_exports_as_it_was_searched(tmp_path: Path) -> None:
+    """The base in bfloat16, the parents in float32: a usual state of affairs."""
+    from safetensors.torch import load_file, save_file
+
+    from evomerge.experiments.export_run import choose, export
+
+    tiny_experiment(tmp_path)
+    path = tmp_path / "models" / "base" / "model.safetensors"
+    save_file({k: v.bfloat16() for k, v in load_file(path).items()}, path, metadata={"format": "pt"})
+    run_file(tmp_path, tmp_path / "run", "budget.trials=4")
+    number = choose(tmp_path / "run", trial=None, pick=None)
+    assert export(tmp_path / "run", None, number).responses_checked > 0
+
+
 def test_a_refused_experiment_leaves_no_folder(folder: Path) -> None:
     experiment = read_experiment(str(folder / "experiment.yaml"), ["parents.d=./models/nowhere"])
     with pytest.raises(ConfigError, match="nowhere"):
@@ -211,14 +250,15 @@ def test_a_run_killed_again_and_again_ends_as_if_it_never_was(folder: Path, whol
 
 
 @pytest.mark.slow
-def test_ctrl_c_finishes_the_trials_in_flight_and_says_how_to_go_on(folder: Path) -> None:
-    out = folder / "interrupted"
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_the_trials_in_flight_and_says_how_to_go_on(folder: Path, number: int) -> None:
+    out = folder / f"interrupted{number}"
     arguments = command("run", str(folder / "experiment.yaml"), "--out", str(out), "--set", "budget.trials=5000")
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     while not (out / "front.jsonl").exists():
         assert process.poll() is None
         time.sleep(0.2)
-    os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "stopping after the trials in flight" in output

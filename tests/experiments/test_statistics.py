@@ -71,6 +71,21 @@ def test_p_value_is_corrected_for_the_number_of_candidates() -> None:
     assert stats.paired_p_value(a, b, {"t": 1.0}, comparisons=10_000) == 1.0
 
 
+def test_objectives_of_one_task_share_its_items() -> None:
+    """Two metrics of the same items are no more evidence than one."""
+    gains = {"acc": np.array([1.0, 0.0, 1.0, 1.0]), "acc_norm": np.array([1.0, 0.0, 1.0, 1.0])}
+    joined, weights = stats.by_task(gains, {"acc": 1.0, "acc_norm": 3.0}, {"acc": "t", "acc_norm": "t"})
+    assert weights == {"t": 4.0}
+    np.testing.assert_array_equal(joined["t"], gains["acc"])
+    alone = stats.weighted_mean_of({"t": gains["acc"]}, {"t": 1.0})
+    assert stats.weighted_mean_of(joined, weights) == alone
+
+
+def test_one_item_has_no_interval() -> None:
+    assert stats.mean_of(np.array([1.0])).low == -np.inf
+    assert stats.weighted_mean_of({"t": np.array([0.5])}, {"t": 1.0}).high == np.inf
+
+
 def test_p_value_does_not_depend_on_global_random_state() -> None:
     a, b = {"t": np.arange(30) % 2 * 1.0}, {"t": np.arange(30) % 3 / 2}
     np.random.seed(3)

@@ -33,7 +33,8 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> ExperimentConfig:
 
 @pytest.fixture(scope="module")
 def spec(experiment: ExperimentConfig) -> WorkerSpec:
-    return WorkerSpec(experiment.references, experiment.fitness.model_dump(mode="json"), None, "cpu", 1)
+    fitness = experiment.fitness.model_dump(mode="json")
+    return WorkerSpec(experiment.references, fitness, "float32", str(experiment.base), "cpu", 1)
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,12 @@ def test_a_gpu_that_is_not_there_is_refused_instead_of_waited_for() -> None:
 def test_more_workers_than_devices_are_refused_instead_of_waited_for() -> None:
     with pytest.raises(WorkerError, match=r"workers\.count is 999, but there are only \d+ cpu devices"):
         place("cpu", 999, None, trials=1000)
+
+
+def test_more_threads_than_cores_are_refused_instead_of_waited_for() -> None:
+    with pytest.raises(WorkerError, match=r"1 workers of 999 threads need 999 cores, but there are \d+"):
+        place("cpu", None, 999, trials=10)
+    assert place("cpu", None, 2, trials=1000).workers == int(ray.cluster_resources()["CPU"]) // 2
 
 
 def test_a_worker_evaluates_as_the_same_code_does_here(
@@ -102,7 +109,7 @@ def test_nothing_submitted_is_nothing_to_wait_for(pool: Pool) -> None:
 
 
 def test_workers_that_cannot_be_built_say_why(spec: WorkerSpec, tmp_path: Path) -> None:
-    broken = WorkerSpec({"a": str(tmp_path / "gone")}, spec.fitness, None, "cpu", 1)
+    broken = WorkerSpec({"a": str(tmp_path / "gone")}, spec.fitness, "float32", "a", "cpu", 1)
     with pytest.raises(WorkerError, match=r"a worker could not be built:(.|\n)*gone"):
         Pool(broken, 1, retries=0)
 
