@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,6 +41,7 @@ def _search(
     number: int,
 ) -> SearchInfo:
     experiment, trials = prepared.experiment, journal.trials()
+    searched, confirmed = prepared.fitness.items("search"), prepared.fitness.items("confirmation")
     space, searcher = experiment.search_space, experiment.searcher
     return SearchInfo(
         search_space=", ".join(f"{key}: {value}" for key, value in space.model_dump(exclude_defaults=True).items()),
@@ -51,6 +54,7 @@ def _search(
         pick=confirmation.rule if confirmation and confirmation.pick == number else "",
         search_items=facts["item_counts"]["search"],
         confirmation_items=facts["item_counts"]["confirmation"],
+        shared_items=tuple(task for task, items in confirmed.items() if set(items) & set(searched[task])),
     )
 
 
@@ -63,11 +67,13 @@ def _scores(confirmation: Confirmation | None, number: int) -> tuple[ScoreRow, .
 
 def _score_row(row: Confirmed) -> ScoreRow:
     kind: Any = "winner" if row.trial is not None else row.kind
-    scores = {name: Score(row.scores[name], e.low, e.high) for name, e in row.intervals.items()}
+    scores = {name: _score(dataclasses.replace(e, value=row.scores[name])) for name, e in row.intervals.items()}
     return ScoreRow("this model" if row.trial is not None else row.label, kind, scores, _score(row.mean))
 
 
 def _score(estimate: Estimate) -> Score:
+    if not math.isfinite(estimate.low):  # a single item
+        return Score(estimate.value)
     return Score(estimate.value, estimate.low, estimate.high)
 
 
@@ -80,8 +86,8 @@ def _comparisons(confirmation: Confirmation | None, number: int) -> tuple[Compar
             rival=c.against,
             objective="mean over the objectives",
             difference=c.difference.value,
-            low=c.difference.low,
-            high=c.difference.high,
+            low=c.difference.low if math.isfinite(c.difference.low) else None,
+            high=c.difference.high if math.isfinite(c.difference.high) else None,
             p_value=c.p_value,
             test=test,
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -110,7 +112,8 @@ def _confirmed_row(confirmed: Confirmed) -> ConfirmedRow:
         trial=confirmed.trial,
         kind=confirmed.kind,  # type: ignore[arg-type]
         objectives={
-            name: Interval(confirmed.scores[name], e.low, e.high, e.items) for name, e in confirmed.intervals.items()
+            name: _interval(dataclasses.replace(e, value=confirmed.scores[name]))
+            for name, e in confirmed.intervals.items()
         },
         mean=_interval(confirmed.mean),
         truncated=confirmed.truncated,
@@ -119,13 +122,19 @@ def _confirmed_row(confirmed: Confirmed) -> ConfirmedRow:
 
 
 def _interval(estimate: Estimate) -> Interval:
+    if not math.isfinite(estimate.low):  # a single item
+        return Interval(estimate.value, estimate.value, estimate.value, estimate.items)
     return Interval(estimate.value, estimate.low, estimate.high, estimate.items)
 
 
 def _comparisons(confirmation: Confirmation | None) -> list[Comparison]:
     if confirmation is None:
         return []
-    return [Comparison(c.against, _interval(c.difference), c.p_value) for c in confirmation.comparisons]
+    return [
+        Comparison(c.against, Interval(d.value, d.low, d.high, d.items), c.p_value)
+        for c in confirmation.comparisons
+        for d in (c.difference,)
+    ]
 
 
 def _facts(facts: Mapping[str, Any], searcher: Mapping[str, Any]) -> dict[str, str]:

@@ -184,7 +184,7 @@ def _results(card: CardData) -> list[str]:
         heads.append("mean")
         rows = [[*cells, _score(row.mean)] for cells, row in zip(rows, card.scores, strict=True)]
     lines = ["## Results on held-out items", "", *_table(["model", *heads], rows), ""]
-    lines.append("In brackets: 95% confidence intervals. No item here was used by the search.")
+    lines.append(f"In brackets: 95% confidence intervals. {_held_out(card.search)}")
     tasks = ", ".join(f"`{one.name}` is {one.metric} of {one.task}" for one in columns)
     lines += [f"Metrics: {tasks}."] if tasks else []
     if card.comparisons:
@@ -269,8 +269,16 @@ def _notes(card: CardData) -> list[str]:
     return ["## Notes", "", *(f"- {note}" for note in card.notes)] if card.notes else []
 
 
+def _held_out(search: SearchInfo | None) -> str:
+    if search is None or not search.shared_items:
+        return "No item here was used by the search."
+    tasks = ", ".join(search.shared_items)
+    return f"No item here was used by the search, except for {tasks}: measured on the search's own items, not held out."
+
+
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     rows = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    heads = [head.replace("|", "\\|") for head in heads]
     used = [i for i in range(len(heads)) if i == 0 or any(row[i] for row in rows)]
     lines = [[heads[i] for i in used], ["---"] * len(used), *([row[i] for i in used] for row in rows)]
     return ["| " + " | ".join(cells) + " |" for cells in lines]

@@ -98,6 +98,7 @@ class SearchInfo:
     Args:
         search_items: task → number of items that the search scored its trials on.
         confirmation_items: task → number of items, none of them among the search items, of the results below.
+        shared_items: tasks whose items cannot be split (functions that declare none): confirmed on the same ones.
         trial: the number of the trial that this model is; ``pick`` says by which rule it was chosen.
     """
 
@@ -111,6 +112,7 @@ class SearchInfo:
     pick: str = ""
     search_items: Mapping[str, int] = field(default_factory=dict)
     confirmation_items: Mapping[str, int] = field(default_factory=dict)
+    shared_items: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

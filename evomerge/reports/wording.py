@@ -23,7 +23,9 @@ def number(value: float) -> str:
 
 
 def ends(interval: Interval) -> str:
-    """Return the ends of an interval, short enough for a table cell: ``0.68–0.74``."""
+    """Return the ends of an interval, short enough for a table cell: ``0.68–0.74``; nothing where there is none."""
+    if interval.low == interval.high:
+        return ""
     between = " to " if interval.low < 0 else "–"
     return f"{_short(interval.low)}{between}{_short(interval.high)}"
 
@@ -90,7 +92,7 @@ def change(difference: Interval) -> str:
     """Return a difference with signs: ``+0.031 [+0.006, +0.055]``; an end near zero gets a fourth decimal."""
     numbers = (difference.value, difference.low, difference.high)
     decimals = 4 if any(value != 0 and abs(value) < 0.0005 for value in numbers) else 3
-    value, low, high = (f"{value:+.{decimals}f}".replace("-", "−") for value in numbers)
+    value, low, high = (f"{value:+.{decimals}f}".replace("-", "−").replace("inf", "∞") for value in numbers)
     return f"{value} [{low}, {high}]"
 
 

@@ -52,6 +52,11 @@ def picky(model, tokenizer):
     return value
 
 
+def whole(model, tokenizer):
+    """Returns one number for the model as a whole."""
+    return near(model, tokenizer, TEXTS)[0]
+
+
 def dies_once(model, tokenizer):
     """Kills its own process the first time that it is called after the reference models are through."""
     folder = Path(__file__).parent

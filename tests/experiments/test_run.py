@@ -185,6 +185,22 @@ def test_a_run_that_cannot_begin_leaves_no_folder_and_can_be_started_again(folde
     assert not (folder / "greedy").exists()
 
 
+def test_a_function_without_items_claims_no_interval(folder: Path) -> None:
+    from evomerge.experiments.export_run import describe
+    from evomerge.export.card import render_card
+    from evomerge.reports.html import render_report
+
+    out = folder / "single"
+    run_file(folder, out, with_function("whole"), "budget.trials=3", "searcher=random")
+    assert "Infinity" not in (out / "front.jsonl").read_text()
+    summary = summarise(out)
+    assert not any(comparison.beats or comparison.loses for comparison in summary.comparisons)
+    assert "inf" not in render_report(summary).split("<script")[0]
+    card = render_card(describe(out, int(summary.pick or 0))[2])
+    assert "not held out" in card
+    assert "inf]" not in card
+
+
 def test_swapped_objectives_are_refused_on_resume(folder: Path, whole: Path) -> None:
     out = folder / "swapped"
     shutil.copytree(whole, out)
