@@ -32,6 +32,7 @@ def check_recipe(recipe: Recipe, parents: Parents) -> list[Problem]:
         return [Problem(f"{reference!r} is not among the parents: {opened}", "models") for reference in unknown]
     found = [*_parameters(recipe, method), *_base(recipe, method), *_tokenizer(recipe)]
     try:
+        parents = parents.viewed(recipe)
         steps = parents.plan(recipe)
     except ConfigError as error:
         return [*found, *error.problems]
@@ -43,13 +44,16 @@ def check_recipe(recipe: Recipe, parents: Parents) -> list[Problem]:
 
 def _scopes(recipe: Recipe) -> Iterator[tuple[str, Mapping[str, Any], bool]]:
     """Yield (where, parameters, whether they are one model's)."""
-    for index, entry in enumerate(recipe.models or ()):
-        yield f"models[{index}].parameters", entry.parameters, True
-    for index, part in enumerate(recipe.slices or ()):
-        for number, source in enumerate(part.sources):
-            yield f"slices[{index}].sources[{number}].parameters", source.parameters, True
-        yield f"slices[{index}].parameters", part.parameters, False
-    yield "parameters", recipe.parameters, False
+    for at, part in recipe.parts():
+        for index, entry in enumerate(part.models or ()):
+            yield f"{at}models[{index}].parameters", entry.parameters, True
+        for index, each in enumerate(part.slices or ()):
+            for number, source in enumerate(each.sources):
+                yield f"{at}slices[{index}].sources[{number}].parameters", source.parameters, True
+            yield f"{at}slices[{index}].parameters", each.parameters, False
+        yield f"{at}parameters", part.parameters, False
+    if recipe.modules:
+        yield "parameters", recipe.parameters, False
 
 
 def _parameters(recipe: Recipe, method: MergeMethod) -> Iterator[Problem]:
@@ -91,12 +95,16 @@ def _numbers(setting: Any) -> Iterator[Any]:
 def _base(recipe: Recipe, method: MergeMethod) -> Iterator[Problem]:
     if not method.needs_base:
         return
-    for index, part in enumerate(recipe.slices or ()):
-        base = part.base_model or recipe.base_model
-        if base is not None and base not in [source.model for source in part.sources]:
+    slices = [
+        (f"{at}slices[{index}]", each) for at, part in recipe.parts() for index, each in enumerate(part.slices or ())
+    ]
+    for at, each in slices:
+        base = each.base_model or recipe.base_model
+        if base is not None and base not in [source.model for source in each.sources]:
             what = f"the base {base!r} is not among the sources of this slice"
-            yield Problem(what, f"slices[{index}].sources", "add it, with the layers that the others start from")
-    bases = [part.base_model for part in recipe.slices or ()] or [None]
+            yield Problem(what, f"{at}.sources", "add it, with the layers that the others start from")
+    unsaid = any(part.models for _, part in recipe.parts())
+    bases = [None] if unsaid else [each.base_model for _, each in slices]
     if recipe.base_model is None and not all(bases):
         hint = "add the model that the others were fine-tuned from, as base_model"
         yield Problem(f"{method.name} needs a base model", "base_model", hint)

@@ -8,21 +8,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from evomerge.checkpoints.tokenizers import GENERATION_CONFIG, TOKENIZER_FILES
 from evomerge.errors import MergeError
+from evomerge.merging.device import OnDevice
 from evomerge.merging.parents import Parents
-from evomerge.merging.preparations import Preparations
-from evomerge.merging.tensors import merge_tensors
+from evomerge.merging.preparations import Preparations, shared_folder
+from evomerge.merging.tensors import Numbers, merge_tensor, merge_tensors, numbers
 from evomerge.recipes import Recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-PREPARED_BYTES = 1 << 30
 
 
 class InPlaceMerger:
@@ -38,8 +38,8 @@ class InPlaceMerger:
         base: reference of the parent whose config, tokenizer and generation config the model has.
         dtype: of the resident model ("float32", "bfloat16", "float16"); the base checkpoint's by default. The
             weights equal those of `merge_to_folder` bit for bit if this dtype holds the recipe's.
-        device: where the model lives. Merging itself runs on the CPU.
-        prepared_bytes: memory for what depends on the parents alone and is kept between merges.
+        device: where the model lives and merging runs.
+        prepared: what depends on the parents alone; shared with the other processes of this machine by default.
 
     Attributes:
         model: the resident model, in eval mode; the same object after each merge.
@@ -56,12 +56,13 @@ class InPlaceMerger:
         base: str,
         dtype: str | None = None,
         device: str = "cpu",
-        prepared_bytes: int = PREPARED_BYTES,
+        prepared: Preparations | None = None,
     ) -> None:
         from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
         self._parents = parents
-        self._preparations = Preparations(prepared_bytes)
+        self._preparations = prepared or Preparations(shared_folder())
+        self._written: dict[str, tuple[Parents, Numbers]] = {}
         self._dtype = getattr(torch, dtype) if dtype else _usual_dtype(parents, base)
         folder = parents[base].folder
         references = list(parents.checkpoints)
@@ -78,26 +79,31 @@ class InPlaceMerger:
         has_tokenizer = any((folder / name).is_file() for name in TOKENIZER_FILES)
         self.tokenizer = AutoTokenizer.from_pretrained(folder) if has_tokenizer else None
         self._targets = _targets(self.model, tensors)
+        self._on_device = OnDevice(torch.device(device))
 
     @torch.no_grad()
     def merge(self, recipe: Recipe) -> None:
-        """Overwrite the model's weights with the recipe's.
+        """Overwrite the model's weights with the recipe's; tensors whose numbers did not change are left as they are.
 
         Raises:
             MergeError: the recipe makes a model of another shape, or a tensor cannot be merged.
             ConfigError: the recipe does not fit the parents' layers.
         """
-        merged = merge_tensors(recipe, self._parents, preparations=self._preparations)
         if self._targets is None:
-            self._load(dict(merged))
+            self._load(dict(merge_tensors(recipe, self._parents, preparations=self._preparations)))
             return
-        written: set[str] = set()
-        for name, tensor in merged:
-            target = self._targets.get(name)
-            if target is None or target.shape != tensor.shape:
-                raise MergeError(f"the recipe makes a tensor {name} {tuple(tensor.shape)}, the resident model has none")
-            target.copy_(tensor)
-            written.add(name)
+        seen = self._parents.viewed(recipe)
+        steps = seen.plan(recipe)
+        fetch = partial(self._on_device.tensor, seen)
+        for step in steps:
+            target = self._targets.get(step.name)
+            if target is None or target.shape != step.shape:
+                raise MergeError(f"the recipe makes a tensor {step.name} {step.shape}, the resident model has none")
+            chosen = numbers(recipe, step)
+            if self._written.pop(step.name, None) != (seen, chosen):
+                merge_tensor(chosen, step, seen, self._preparations, out=target, fetch=fetch)
+            self._written[step.name] = (seen, chosen)
+        written = {step.name for step in steps}
         self._copy_tied(written)
         if missing := set(self._targets) - written:
             raise MergeError(f"the recipe leaves {len(missing)} tensors of the resident model unset: {min(missing)}")

@@ -11,14 +11,16 @@ import inspect
 import keyword
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cache
+from typing import Any, Literal, NamedTuple
 
 import torch
 
 from evomerge.errors import EvomergeError, MergeError
+from evomerge.merging.state import cut
 from evomerge.registry import Registry
 
-Kind = Literal["elementwise", "tensor"]
+Kind = Literal["elementwise", "tensor", "matrix"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,23 @@ def switch(name: str, default: bool, description: str) -> Parameter:
     return Parameter(name, default, 0, 1, per_model=False, searchable=False, description=description, kind="bool")
 
 
+class Place(NamedTuple):
+    """Where in the merged model a tensor stands, for methods that ask for ``place``.
+
+    ``layer`` is None outside the layers; ``num_layers`` counts the merged model's; ``depth`` is where gradients are
+    read.
+    """
+
+    name: str
+    layer: int | None
+    num_layers: int
+    depth: float
+
+
+NOWHERE = Place("", None, 0, 0.0)
+OFFERED = ("prepared", "reduced", "place", "statistics", "seeds")  # what functions get besides parameters, if they ask
+
+
 @dataclass(frozen=True)
 class MergeMethod:
     """A registered merge method; call it with tensors and parameters.
@@ -74,14 +93,21 @@ class MergeMethod:
         formula: the definition in plain text.
         parameters: what a recipe may set.
         needs_base: the base is no input like the others; without one the method cannot work.
-        kind: "elementwise" if each output number depends only on the input numbers at its place, "tensor"
-            otherwise.
+        kind: "elementwise" if each output number depends only on the input numbers at its place and on what
+            ``prepare`` and ``reduce`` found out about the whole tensor: such tensors arrive flat and in chunks.
+            "tensor" if it needs all numbers at once, "matrix" if rows and columns have a meaning.
         randomised: it draws random numbers, from ``seeds``.
         min_models: fewest models, the base included.
         max_models: most models, the base included; None for any number.
-        prepare: computes what depends on the parents alone and is worth keeping between merges.
+        prepare: ``prepare(tensors, base)`` computes what depends on the parents alone and is worth keeping between
+            merges, as a state (see `evomerge.merging.state`).
+        reduce: ``reduce(tensors, base, *, <some parameters>)`` computes, for one merge, what depends on the whole
+            tensor and on the parameters: thresholds, norms. As a state too.
+        statistics: kinds of statistics of each model's activations or gradients that it needs.
         ignored: parameters that recipes may set because mergekit's method takes them, and that change no
             number.
+        others: for methods on matrices, what happens to vectors, embeddings and other tensors.
+        cost: what a merge costs once prepared, in words.
     """
 
     name: str
@@ -96,7 +122,11 @@ class MergeMethod:
     min_models: int = 1
     max_models: int | None = None
     prepare: Callable[..., Any] | None = None
+    reduce: Callable[..., Any] | None = None
+    statistics: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
+    others: str = ""
+    cost: str = "one pass over the parents"
 
     def __call__(
         self,
@@ -105,6 +135,9 @@ class MergeMethod:
         *,
         seeds: Sequence[int] | None = None,
         prepared: Any = None,
+        place: Place = NOWHERE,
+        statistics: Sequence[Mapping[str, torch.Tensor]] | None = None,
+        chunk: int | None = None,
         **values: Any,
     ) -> torch.Tensor:
         """Merge one tensor of several models.
@@ -115,6 +148,10 @@ class MergeMethod:
             base: the base's tensor, for methods that need one.
             seeds: for randomised methods, one integer per tensor.
             prepared: what `prepared_for` returned for the same tensors; computed here if left out.
+            place: where the tensor stands in the merged model.
+            statistics: for methods that need them, kind → tensor for each of ``tensors``; a kind that was not
+                gathered for this tensor is left out.
+            chunk: entries that elementwise methods see at once; all by default. Changes no number.
             values: parameters by recipe name; those of a model as a sequence, or one number for all.
 
         Returns:
@@ -124,19 +161,49 @@ class MergeMethod:
         Raises:
             MergeError: a parameter is unknown or missing, or the numbers have no meaning.
         """
-        arguments = self._arguments(values, len(tensors))
-        if self.prepare is not None:
-            ready = self.prepared_for(tensors, base, seeds) if prepared is None else prepared
-            arguments["prepared"] = ready
-        return self.function(tensors, base, **arguments)
+        given = {"seeds": seeds, "place": place, "statistics": statistics}
+        if self.prepare is not None and prepared is None:
+            prepared = self.prepared_for(tensors, base, **given)
+        arguments = {**self.arguments(values, len(tensors)), **given, "prepared": prepared}
+        if self.kind != "elementwise":
+            return self.whole(tensors, base, arguments)
+        shape, size = tensors[0].shape, tensors[0].numel()
+        flat = [tensor.reshape(-1) for tensor in tensors]
+        call = self.elementwise(flat, None if base is None else base.reshape(-1), arguments)
+        step = chunk or max(size, 1)
+        parts = [call(start, min(start + step, size)) for start in range(0, max(size, 1), step)]
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).reshape(shape)
 
     def prepared_for(
-        self, tensors: Sequence[torch.Tensor], base: torch.Tensor | None, seeds: Sequence[int] | None = None
+        self, tensors: Sequence[torch.Tensor], base: torch.Tensor | None, seeds: Any = None, **given: Any
     ) -> Any:
-        """Return what depends on the parents (and seeds) alone; None if the method prepares nothing."""
+        """Return what depends on the parents (seeds, place, statistics) alone; None if it prepares nothing."""
         if self.prepare is None:
             return None
-        return self.prepare(tensors, base, seeds) if self.randomised else self.prepare(tensors, base)
+        if self.kind == "elementwise":
+            tensors, base = [t.reshape(-1) for t in tensors], None if base is None else base.reshape(-1)
+        return self.prepare(tensors, base, **_asked(self.prepare, {"seeds": seeds, **given}))
+
+    def elementwise(
+        self, tensors: Sequence[torch.Tensor], base: torch.Tensor | None, arguments: Mapping[str, Any]
+    ) -> Callable[[int, int], torch.Tensor]:
+        """Return the function (start, stop) → merged entries of that stretch of flat tensors.
+
+        Args:
+            tensors: flat, one per model.
+            base: flat, or None.
+            arguments: parameters by keyword, and ``prepared``, ``place``, ``statistics``, ``seeds``.
+        """
+        reduced = self._reduced(tensors, base, arguments)
+        asked = _asked(self.function, {**arguments, "reduced": reduced})
+        states = {name: asked.pop(name) for name in ("prepared", "reduced", "statistics") if name in asked}
+
+        def merge(start: int, stop: int) -> torch.Tensor:
+            parts = [tensor[start:stop] for tensor in tensors]
+            beginning = None if base is None else base[start:stop]
+            return self.function(parts, beginning, **asked, **cut(states, start, stop))
+
+        return merge
 
     def parameter(self, name: str) -> Parameter:
         """Return the parameter called ``name``.
@@ -146,7 +213,22 @@ class MergeMethod:
         """
         return {parameter.name: parameter for parameter in self.parameters}[name]
 
-    def _arguments(self, values: Mapping[str, Any], count: int) -> dict[str, Any]:
+    def whole(
+        self, tensors: Sequence[torch.Tensor], base: torch.Tensor | None, arguments: Mapping[str, Any]
+    ) -> torch.Tensor:
+        """Return the merged tensor of a method that needs whole tensors; arguments as for `elementwise`."""
+        reduced = self._reduced(tensors, base, arguments)
+        return self.function(tensors, base, **_asked(self.function, {**arguments, "reduced": reduced}))
+
+    def _reduced(self, tensors: Sequence[torch.Tensor], base: torch.Tensor | None, arguments: Mapping[str, Any]) -> Any:
+        return None if self.reduce is None else self.reduce(tensors, base, **_asked(self.reduce, arguments))
+
+    def arguments(self, values: Mapping[str, Any], count: int) -> dict[str, Any]:
+        """Return the parameters by keyword: defaults filled in, one value for each of ``count`` models.
+
+        Raises:
+            MergeError: a parameter is unknown or missing.
+        """
         known = {parameter.name: parameter for parameter in self.parameters}
         if unknown := sorted(set(values) - set(known)):
             raise MergeError(f"{self.name} has no parameter {unknown[0]!r}; it has {', '.join(known)}")
@@ -159,6 +241,16 @@ class MergeMethod:
                 value = [value] * count
             arguments[parameter.keyword] = value
         return arguments
+
+
+def _asked(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the offered arguments that the function names."""
+    return {name: offered[name] for name in _names(function) if name in offered}
+
+
+@cache
+def _names(function: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(inspect.signature(function).parameters)
 
 
 METHODS: Registry[MergeMethod] = Registry(
@@ -180,9 +272,11 @@ def merge_method(
     """Register the decorated function as a merge method.
 
     The function takes ``(tensors, base, *, <one keyword per parameter>)``, in the order and with the names of
-    ``parameters``; parameters of a model arrive as a sequence beside ``tensors``, ``lambda`` as ``lambda_``.
-    With ``prepare=`` it takes ``prepared`` too, the result of ``prepare(tensors, base)`` (``prepare(tensors,
-    base, seeds)`` if randomised). It must not write into its inputs and must return a new tensor, or an input
+    ``parameters``; parameters of a model arrive as a sequence beside ``tensors``, ``lambda`` as ``lambda_``. Besides
+    it may name ``prepared`` and ``reduced`` (what the registered functions of these names returned), ``place`` (a
+    `Place`), ``statistics`` (one mapping kind → tensor per model) and ``seeds`` (one integer per model). ``prepare``
+    takes ``(tensors, base)`` and, if it names them, ``seeds``, ``place`` and ``statistics``; ``reduce`` those,
+    ``prepared`` and any parameter. None may write into its inputs; the function must return a new tensor, or an input
     unchanged.
 
     Raises:
@@ -191,14 +285,9 @@ def merge_method(
 
     def register(function: Callable[..., torch.Tensor]) -> MergeMethod:
         method = MergeMethod(name=name, function=function, parameters=parameters, **registration)
-        expected = [
-            "tensors",
-            "base",
-            *(["prepared"] if method.prepare else []),
-            *(p.keyword for p in parameters),
-        ]
+        expected = ["tensors", "base", *(p.keyword for p in parameters)]
         found = list(inspect.signature(function).parameters)
-        if sorted(found) != sorted(expected):
+        if sorted(set(found) - set(OFFERED)) != sorted(expected):
             raise EvomergeError(
                 f"merge method {name!r}: {function.__qualname__} in {inspect.getsourcefile(function)} "
                 f"takes {found}, its registration says {expected}"

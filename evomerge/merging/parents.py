@@ -12,8 +12,10 @@ import torch
 from evomerge.checkpoints import Checkpoint, TensorInfo, resolve, tied_tensors
 from evomerge.errors import CheckpointError, Problem
 from evomerge.merging import compatibility
+from evomerge.merging.views import VIEWS
 from evomerge.recipes import PlannedTensor, Recipe, plan
 
+VIEWED = ("override_architecture", "tokenizer_source", "tokenizer", "align", "statistics")  # what views depend on
 RECOMPUTED = ("rotary_emb.inv_freq",)  # old files store these buffers; models compute them from their config
 
 
@@ -26,12 +28,14 @@ class Step:
         inputs: model → its tensor, for those models that have it, in the recipe's order.
         shape: of the first input.
         dtype: the widest dtype of the inputs.
+        num_layers: how many layers the merged model has.
     """
 
     planned: PlannedTensor
     inputs: Mapping[str, str]
     shape: tuple[int, ...]
     dtype: torch.dtype
+    num_layers: int = 0
 
     @property
     def name(self) -> str:
@@ -48,6 +52,7 @@ class Parents:
 
     def __init__(self, checkpoints: Mapping[str, Checkpoint]) -> None:
         self.checkpoints = dict(checkpoints)
+        self._viewed: dict[Hashable, Parents] = {}
         self._plans: dict[Hashable, tuple[Step, ...]] = {}
 
     @classmethod
@@ -119,6 +124,23 @@ class Parents:
         """Return a tensor of one model as a view of its file, through a tie if need be."""
         return self[reference].tensor(self.tied[reference].get(name, name))
 
+    def viewed(self, recipe: Recipe) -> Parents:
+        """Return the parents as the recipe sees them: with one vocabulary, neurons aligned, where it asks for that.
+
+        Remembered for recipes that differ in their numbers only, as those of a search do.
+
+        Raises:
+            ConfigError: what the recipe asks for cannot be had from these parents.
+        """
+        key = (_layout(recipe), *(repr(getattr(recipe, field)) for field in VIEWED))
+        if key not in self._viewed:
+            seen: Mapping[str, Checkpoint] = {reference: self[reference] for reference in recipe.parents()}
+            unchanged = dict(seen)
+            for view in VIEWS:
+                seen = view(recipe, seen)
+            self._viewed[key] = self if dict(seen) == unchanged else Parents({**self.checkpoints, **seen})
+        return self._viewed[key]
+
     def plan(self, recipe: Recipe) -> tuple[Step, ...]:
         """Return a step for every tensor of the merged model, in the model's order.
 
@@ -130,15 +152,16 @@ class Parents:
         key = _layout(recipe)
         if key not in self._plans:
             planned = plan(recipe, self.tensor_names(recipe.parents()))
-            self._plans[key] = tuple(self._step(tensor) for tensor in planned)
+            count = 1 + max((tensor.layer for tensor in planned if tensor.layer is not None), default=-1)
+            self._plans[key] = tuple(self._step(tensor, count) for tensor in planned)
         return self._plans[key]
 
-    def _step(self, planned: PlannedTensor) -> Step:
+    def _step(self, planned: PlannedTensor, num_layers: int) -> Step:
         infos = {entry.model: self.info(entry.model, entry.tensor) for entry in planned.inputs}
         found = {model: info for model, info in infos.items() if info is not None}
         inputs = {entry.model: entry.tensor for entry in planned.inputs if entry.model in found}
         dtype = reduce(torch.promote_types, (info.dtype for info in found.values()))
-        return Step(planned, inputs, next(iter(found.values())).shape, dtype)
+        return Step(planned, inputs, next(iter(found.values())).shape, dtype, num_layers)
 
     def problems(self) -> list[Problem]:
         """Return every reason why these models cannot be merged with each other, whatever the recipe."""
@@ -161,8 +184,12 @@ class Parents:
 
 def _layout(recipe: Recipe) -> Hashable:
     """Return what decides which tensors a merge reads: models, layers and bases, not the numbers."""
-    slices = tuple(
-        (part.base_model, tuple((source.model, source.layer_range) for source in part.sources))
-        for part in recipe.slices or ()
+    parts = tuple(
+        (
+            at,
+            tuple(entry.model for entry in part.models or ()),
+            tuple((e.base_model, tuple((s.model, s.layer_range) for s in e.sources)) for e in part.slices or ()),
+        )
+        for at, part in recipe.parts()
     )
-    return recipe.base_model, tuple(entry.model for entry in recipe.models or ()), slices
+    return recipe.base_model, parts

@@ -1,38 +1,135 @@
-"""What depends on the parents alone, computed once and kept between merges."""
+"""What depends on the parents alone, computed once and kept between merges: once per node, in mapped files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+import contextlib
+import fcntl
+import hashlib
+import os
+import time
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from evomerge.checkpoints import cache_folder
+from evomerge.merging.state import num_bytes, to_device, transform
+
+VERSION = "1"  # raised when prepared states change, so that old files are not taken for new ones
+SMALL = 1 << 14  # bytes up to which a state is not worth a file
+FOLDER_BYTES = 1 << 36  # the folder's files may take so much; the least recently used go first
+MEMORY_BYTES = 1 << 30  # kept in memory where files cannot be written
+SUFFIX = ".prepared"
+
+
+def shared_folder() -> Path:
+    """Return where the workers of this machine share prepared states."""
+    return cache_folder() / "prepared"
+
 
 class Preparations:
-    """Prepared state by key, up to a number of bytes; beyond that it is computed anew each time.
+    """Prepared states by key.
+
+    A state is computed by whoever needs it first, written to a file, and mapped into memory by everybody: processes
+    that merge the same parents share its pages. Where files cannot be written, states stay in memory, up to
+    ``MEMORY_BYTES``; beyond that they are computed anew each time.
 
     Args:
-        max_bytes: how much memory tensors of the state may take; 0 keeps nothing.
+        folder: where the files go; None keeps nothing.
     """
 
-    def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
-        self.num_bytes = 0
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
         self._kept: dict[Hashable, Any] = {}
+        self._memory = 0
+        if folder is not None:
+            _tidy(folder)
 
-    def get(self, key: Hashable, prepare: Callable[[], Any]) -> Any:
-        """Return the state under ``key``, from ``prepare()`` if it is not kept."""
-        if key in self._kept:
-            return self._kept[key]
-        state = prepare()
-        size = _num_bytes(state)
-        if self.num_bytes + size <= self.max_bytes:
-            self._kept[key] = state
-            self.num_bytes += size
-        return state
+    def get(
+        self,
+        key: tuple[Hashable, ...],
+        fingerprints: Callable[[], Sequence[str]],
+        prepare: Callable[[], Any],
+        device: torch.device | str = "cpu",
+    ) -> Any:
+        """Return the state under ``key``, from ``prepare()`` if it is not kept.
+
+        Args:
+            key: what the state depends on; equal keys mean equal states as long as the parents are the same.
+            fingerprints: returns those of the parents that the state is made from.
+            prepare: computes the state.
+            device: where its tensors are wanted.
+        """
+        if self._folder is None:
+            return to_device(prepare(), torch.device(device))
+        kept = (key, str(device))
+        if kept in self._kept:
+            return self._kept[kept]
+        state, mapped = self._from_file(self._folder / f"{_digest(key, fingerprints())}{SUFFIX}", prepare)
+        on_device = to_device(state, torch.device(device))
+        size = 0 if mapped and torch.device(device).type == "cpu" else num_bytes(on_device)
+        if self._memory + size <= MEMORY_BYTES:
+            self._memory += size
+            self._kept[kept] = on_device
+        return on_device
+
+    def _from_file(self, file: Path, prepare: Callable[[], Any]) -> tuple[Any, bool]:
+        """Return the state and whether it is mapped from a file."""
+        with contextlib.suppress(OSError), _locked(file):
+            if not file.is_file():
+                state = prepare()
+                if num_bytes(state) <= SMALL:
+                    return state, False
+                try:
+                    _write(state, file)
+                except (OSError, RuntimeError):  # a full disk; torch reports it as a RuntimeError
+                    return state, False
+            os.utime(file)
+            return torch.load(file, mmap=True, weights_only=True), True
+        return prepare(), False
 
 
-def _num_bytes(state: Any) -> int:
-    if isinstance(state, torch.Tensor):
-        return state.nbytes
-    return sum(map(_num_bytes, state)) if isinstance(state, Iterable) and not isinstance(state, str) else 0
+def _write(state: Any, file: Path) -> None:
+    partial = file.with_suffix(f".{os.getpid()}.partial")
+    try:
+        torch.save(transform(state, _alone), partial)
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _alone(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the tensor on the CPU with storage of its own: a file would hold all of a larger one."""
+    tensor = tensor.cpu()
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
+
+
+def _digest(key: Sequence[Hashable], fingerprints: Sequence[str]) -> str:
+    text = [VERSION, torch.__version__, *map(_text, key), *fingerprints]
+    return hashlib.sha256("\0".join(text).encode()).hexdigest()[:32]
+
+
+def _text(part: Any) -> str:
+    return f"{part.__module__}.{part.__qualname__}" if callable(part) else repr(part)
+
+
+@contextlib.contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    """Hold the file's lock; the system drops it with the process."""
+    with file.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _tidy(folder: Path) -> None:
+    """Make the folder, and remove what was not used for longest until it is small enough."""
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        files = sorted(((path.stat(), path) for path in folder.iterdir()), key=lambda each: -each[0].st_mtime)
+        total = 0
+        for status, path in files:
+            total += status.st_size
+            stale = path.suffix != SUFFIX and time.time() - status.st_mtime > 24 * 3600
+            if stale or total > FOLDER_BYTES:
+                path.unlink(missing_ok=True)

@@ -1,12 +1,14 @@
-"""Steps that the methods on task vectors share: differences, trimming, sign election, sums, and their
-parameters.
+"""Steps that the methods on task vectors share: differences, sums, sign election, and their parameters.
 
 Legend: δᵢ task vector of model i, wᵢ its weight, λ the factor on the merged task vector.
 
-Precision: task vectors are kept in the dtype that the merge is computed for, sums are float32, and the result
-is rounded once. Which entries survive a trim and which sign wins an election is decided on values rounded to
-that dtype, as mergekit decides it: in bfloat16 equal magnitudes and cancelling sums are common, and what the
-choice changes is a whole entry of a task vector, not a rounding error.
+Precision: sums are float32 and the result is rounded once. Which entries survive a trim and which sign wins an
+election is decided on values rounded to the dtype that the merge is computed for, as mergekit decides it: in bfloat16
+equal magnitudes and cancelling sums are common, and what the choice changes is a whole entry of a task vector, not a
+rounding error.
+
+Speed: comparisons that make masks of truth values are several times slower than arithmetic on floats, so signs and
+masks are computed with ``sign``, ``relu`` and their like.
 """
 
 from __future__ import annotations
@@ -80,6 +82,13 @@ def required(base: torch.Tensor | None) -> torch.Tensor:
     return base
 
 
+def factors(weights: Sequence[float], normalize: bool, factor: float) -> list[float]:
+    """Return λ wᵢ, divided by Σ wᵢ if ``normalize`` (and that is not zero)."""
+    divisor = sum(weights) if normalize else 1.0
+    scale = factor / divisor if abs(divisor) >= NO_DIVISOR else factor
+    return [weight * scale for weight in weights]
+
+
 def weighted_sum(
     base: torch.Tensor,
     vectors: Sequence[torch.Tensor],
@@ -88,12 +97,10 @@ def weighted_sum(
     factor: float,
 ) -> torch.Tensor:
     """Return θ₀ + λ Σ wᵢ δᵢ in float32, the sum divided by Σ wᵢ if ``normalize`` (and that is not zero)."""
-    divisor = sum(weights) if normalize else 1.0
-    scale = factor / divisor if abs(divisor) >= NO_DIVISOR else factor
-    total = base.float().clone() if base.dtype == torch.float32 else base.float()
-    for vector, weight in zip(vectors, weights, strict=True):
-        if weight:
-            total.add_(vector, alpha=weight * scale)
+    total = base.to(torch.float32, copy=True)
+    for vector, scale in zip(vectors, factors(weights, normalize, factor), strict=True):
+        if scale:
+            total.add_(vector, alpha=scale)
     return total
 
 
@@ -109,18 +116,21 @@ def elected_sum(
     The sign of Σ wᵢ δᵢ wins at each entry (zero counts as positive); the entries of that sign are summed and,
     if ``normalize``, divided by the sum of their weights (Yadav et al. 2023, Section 4, steps 2 and 3).
     """
+    dtype = base.dtype
+    weights = [float(torch.tensor(weight, dtype=dtype)) for weight in weights]
+    terms = [vector.mul(weight).float() for vector, weight in zip(vectors, weights, strict=True)]
     total = torch.zeros_like(base, dtype=torch.float32)
-    terms = [vector * torch.tensor(weight, dtype=vector.dtype) for vector, weight in zip(vectors, weights, strict=True)]
     for term in terms:
-        total += term
-    winner = torch.ge(total.to(base.dtype), 0, out=torch.empty_like(total)).mul_(2).sub_(1)
-    mixed, divisor, agrees = torch.zeros_like(total), torch.zeros_like(total), torch.empty_like(total)
-    for vector, term, weight in zip(vectors, terms, weights, strict=True):
-        torch.gt(term * winner, 0, out=agrees)
+        total.add_(term)
+    # In float16 a sum may be too small to have a sign.
+    winner = (total.to(dtype).float() if dtype == torch.float16 else total).sign_()
+    winner.add_(1).sign_().mul_(2).sub_(1)  # −1, 0, 1 → −1, 1, 1
+    mixed, divisor = torch.zeros_like(winner), torch.zeros_like(winner)
+    for term, weight in zip(terms, weights, strict=True):
+        agreeing = term.mul_(winner).relu_()
+        mixed.add_(agreeing)
         if normalize:
-            divisor.add_(agrees, alpha=weight)
-        # In a narrow dtype the terms that decided are rounded; what is summed is not.
-        mixed.add_(agrees.mul_(term) if term.dtype == torch.float32 else agrees.mul_(vector).mul_(weight))
+            divisor.add_(agreeing.sign_(), alpha=weight)
     if normalize:
-        mixed.div_(divisor.masked_fill_(divisor == 0, 1.0))
-    return mixed.mul_(factor).add_(base)
+        mixed.div_(divisor.add_(divisor.sign().abs_().neg_().add_(1)))  # a divisor of 0 becomes 1
+    return mixed.mul_(winner).mul_(factor).add_(base)

@@ -3,22 +3,60 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from evomerge.errors import MergeError
-from evomerge.merging.method import METHODS, MergeMethod, Parameter
+from evomerge.merging.chunks import over_chunks
+from evomerge.merging.method import METHODS, MergeMethod, Parameter, Place
 from evomerge.merging.parents import Parents, Step
 from evomerge.merging.preparations import Preparations
 from evomerge.recipes import Recipe, resolve_parameter
 
+Fetch = Callable[[str, str], torch.Tensor]
+Pieces = Callable[[int, int], torch.Tensor]
+
 _UNSET = object()
 
 
+@dataclass(frozen=True)
+class Numbers:
+    """What one tensor is merged from and with: as long as this is equal, so is the merged tensor.
+
+    Args:
+        method: the merge method's name.
+        base: the base, for methods that need one.
+        inputs: (model, its tensor) for each model, the base included.
+        values: (parameter, value); values of models as a tuple, in the order of the inputs without the base.
+        seeds: of randomised methods, one for each model.
+        dtype: what the merge is computed for.
+        out_dtype: what the merged tensor comes out in.
+        statistics: the folder of statistics, where they are needed.
+        omega: of the relaxation towards the base's activations, if there is to be one.
+    """
+
+    method: str
+    base: str | None
+    inputs: tuple[tuple[str, str], ...]
+    values: tuple[tuple[str, Any], ...]
+    seeds: tuple[int, ...] | None
+    dtype: torch.dtype
+    out_dtype: torch.dtype
+    statistics: str | None = None
+    omega: float | None = None
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models whose tensors the method combines: all, or all but the base."""
+        return tuple(model for model, _ in self.inputs if model != self.base)
+
+
 def merge_tensors(
-    recipe: Recipe, parents: Parents, *, preparations: Preparations | None = None
+    recipe: Recipe, parents: Parents, *, preparations: Preparations | None = None, skip: Collection[str] = ()
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield (name, merged tensor), one at a time, in the dtype that the recipe asks for.
 
@@ -30,47 +68,96 @@ def merge_tensors(
 
     Args:
         preparations: what earlier merges of the same parents prepared; kept up to date.
+        skip: names of tensors to leave out.
 
     Raises:
         MergeError: a tensor cannot be merged; says which and why.
         ConfigError: the recipe does not fit the parents' layers.
     """
-    method = METHODS[recipe.merge_method]
-    kept = Preparations(0) if preparations is None else preparations
+    parents = parents.viewed(recipe)
     for step in parents.plan(recipe):
-        yield step.name, merge_tensor(recipe, method, step, parents, kept)
+        if step.name not in skip:
+            yield step.name, merge_tensor(numbers(recipe, step), step, parents, preparations or Preparations())
+
+
+def numbers(recipe: Recipe, step: Step) -> Numbers:
+    """Return the numbers with which the recipe merges one tensor.
+
+    Raises:
+        MergeError: the base lacks the tensor, or a parameter is missing.
+    """
+    method = METHODS[recipe.merge_method]
+    base = _base(method, step)
+    models = [model for model in step.inputs if model != base]
+    dtype, out_dtype = merge_dtypes(recipe, step)
+    return Numbers(
+        method=method.name,
+        base=base,
+        inputs=tuple(step.inputs.items()),
+        values=tuple((p.name, _of_models(recipe, p, step, models)) for p in method.parameters),
+        seeds=tuple(seed_of(recipe.seed or 0, step.name, model) for model in models) if method.randomised else None,
+        dtype=dtype,
+        out_dtype=out_dtype,
+        statistics=recipe.statistics if method.statistics or recipe.aim else None,
+        omega=recipe.aim.omega if recipe.aim else None,
+    )
 
 
 def merge_tensor(
-    recipe: Recipe, method: MergeMethod, step: Step, parents: Parents, preparations: Preparations
+    chosen: Numbers,
+    step: Step,
+    parents: Parents,
+    preparations: Preparations,
+    out: torch.Tensor | None = None,
+    fetch: Fetch | None = None,
 ) -> torch.Tensor:
-    """Return one merged tensor in the dtype that the recipe asks for.
+    """Return one merged tensor in ``chosen.out_dtype``, or rounded further into ``out``.
+
+    Args:
+        out: where to put the result, contiguous; the merge runs on its device.
+        fetch: (model, tensor) → the parent's tensor on that device; read from its file by default.
 
     Raises:
-        MergeError: the base lacks the tensor, a parameter is missing, or the method refuses its numbers.
+        MergeError: the method refuses its numbers; says for which tensor.
     """
-    dtype, out_dtype = merge_dtypes(recipe, step)
-    base = _base(method, step)
-    tensors = {model: parents.tensor(model, name) for model, name in step.inputs.items()}
-    if not dtype.is_floating_point:
-        return tensors.get(str(step.planned.base), next(iter(tensors.values())))
-    tensors = {model: tensor.to(dtype) for model, tensor in tensors.items()}
-    start = tensors.pop(base) if base is not None else None
-    if not tensors or (start is None and len(tensors) < method.min_models):
-        alone = start if start is not None else next(iter(tensors.values()))
-        return alone.to(out_dtype)
+    fetch = fetch or parents.tensor
+    names = dict(chosen.inputs)
+    if not chosen.dtype.is_floating_point:
+        copied = step.planned.base if step.planned.base in names else next(iter(names))
+        return _put(fetch(str(copied), names[str(copied)]), out)
+    method = METHODS[chosen.method]
+    tensors = {model: fetch(model, name).to(chosen.dtype) for model, name in chosen.inputs}
+    base = tensors.pop(chosen.base) if chosen.base is not None else None
+    if not tensors or (base is None and len(tensors) < method.min_models):
+        return _put((next(iter(tensors.values())) if base is None else base).to(chosen.out_dtype), out)
+    given: dict[str, Any] = {
+        "seeds": chosen.seeds,
+        "place": Place(step.name, step.planned.layer, step.num_layers, step.planned.depth),
+        "statistics": _statistics(chosen, method, parents) if method.statistics else None,
+    }
     others = list(tensors.values())
-    values = _values(recipe, method, step, list(tensors))
-    seeds = _seeds(recipe, step, list(tensors)) if method.randomised else None
-    ready = None
-    if method.prepare is not None:
-        key = (method.prepare, step.name, dtype, base, tuple(step.inputs.items()), seeds)
-        ready = preparations.get(key, lambda: method.prepared_for(others, start, seeds))
+    result = torch.empty(step.shape, dtype=chosen.out_dtype) if out is None else out
     try:
-        merged = method(others, start, seeds=seeds, prepared=ready, **values)
+        if method.prepare is not None:
+            given["prepared"] = preparations.get(
+                (method.prepare, step.name, chosen.base, chosen.inputs, chosen.dtype, chosen.seeds, chosen.statistics),
+                lambda: [parents[model].fingerprint for model in names],
+                lambda: method.prepared_for(others, base, **given),
+                result.device,
+            )
+        merged = _pieces(method, others, base, {**method.arguments(dict(chosen.values), len(others)), **given})
+        if chosen.omega is not None:
+            merged = _relaxed(merged, chosen, step, parents, fetch)
     except MergeError as error:
         raise MergeError(f"tensor {step.name}: {error}") from error
-    return merged.to(dtype).to(out_dtype)
+
+    flat = result.view(-1)
+
+    def write(start: int, stop: int) -> None:
+        flat[start:stop].copy_(merged(start, stop).to(chosen.dtype).to(chosen.out_dtype))
+
+    over_chunks(write, flat.numel(), flat.device)
+    return result
 
 
 def merge_dtypes(recipe: Recipe, step: Step) -> tuple[torch.dtype, torch.dtype]:
@@ -81,8 +168,53 @@ def merge_dtypes(recipe: Recipe, step: Step) -> tuple[torch.dtype, torch.dtype]:
     return work, getattr(torch, recipe.out_dtype) if recipe.out_dtype else work
 
 
-def _seeds(recipe: Recipe, step: Step, models: Sequence[str]) -> tuple[int, ...]:
-    return tuple(seed_of(recipe.seed or 0, step.name, model) for model in models)
+def _pieces(
+    method: MergeMethod, tensors: Sequence[torch.Tensor], base: torch.Tensor | None, arguments: Mapping[str, Any]
+) -> Pieces:
+    """Return (start, stop) → those entries of the merged tensor, flat."""
+    if method.kind == "elementwise":
+        return method.elementwise(
+            [tensor.reshape(-1) for tensor in tensors], None if base is None else base.reshape(-1), arguments
+        )
+    whole = method.whole(tensors, base, arguments).reshape(-1)
+    return lambda start, stop: whole[start:stop]
+
+
+def _relaxed(merged: Pieces, chosen: Numbers, step: Step, parents: Parents, fetch: Fetch) -> Pieces:
+    """Return the merged tensor drawn back towards the base where that has large activations."""
+    model = step.planned.base
+    if model is None or model not in step.inputs or chosen.omega is None:
+        return merged
+    from evomerge.merging.aim import relax
+
+    base = fetch(model, step.inputs[model]).to(chosen.dtype)
+    scale = _statistic(chosen, parents, model, step.inputs[model], "scale")
+    whole = torch.cat(over_chunks(merged, base.numel(), base.device)).float().reshape(base.shape)
+    relaxed = relax(whole, base.float(), None if scale is None else scale.to(base.device), chosen.omega).reshape(-1)
+    return lambda start, stop: relaxed[start:stop]
+
+
+def _statistics(chosen: Numbers, method: MergeMethod, parents: Parents) -> list[dict[str, torch.Tensor]]:
+    """Return kind → tensor for each model, as far as they were gathered."""
+    names = dict(chosen.inputs)
+    found = [
+        {kind: _statistic(chosen, parents, model, names[model], kind) for kind in method.statistics}
+        for model in chosen.models
+    ]
+    return [{kind: value for kind, value in each.items() if value is not None} for each in found]
+
+
+def _statistic(chosen: Numbers, parents: Parents, model: str, tensor: str, kind: str) -> torch.Tensor | None:
+    from evomerge.merging.statistics import Statistics
+
+    if chosen.statistics is None:
+        return None
+    opened = Statistics.open(Path(chosen.statistics))
+    return opened.tensor(model, kind, tensor)
+
+
+def _put(tensor: torch.Tensor, out: torch.Tensor | None) -> torch.Tensor:
+    return tensor if out is None else out.copy_(tensor)
 
 
 def seed_of(seed: int, tensor: str, reference: str) -> int:
@@ -101,13 +233,10 @@ def _base(method: MergeMethod, step: Step) -> str | None:
     return base
 
 
-def _values(recipe: Recipe, method: MergeMethod, step: Step, models: Sequence[str]) -> dict[str, Any]:
-    return {
-        parameter.name: [_value(recipe, parameter, step, model) for model in models]
-        if parameter.per_model
-        else _value(recipe, parameter, step, None)
-        for parameter in method.parameters
-    }
+def _of_models(recipe: Recipe, parameter: Parameter, step: Step, models: Sequence[str]) -> Any:
+    if parameter.per_model:
+        return tuple(_value(recipe, parameter, step, model) for model in models)
+    return _value(recipe, parameter, step, None)
 
 
 def _value(recipe: Recipe, parameter: Parameter, step: Step, model: str | None) -> Any:

@@ -11,7 +11,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from evomerge.checkpoints import Checkpoint
 from evomerge.errors import CheckpointError, ConfigError, ExportError, MergeError
 from evomerge.merging import InPlaceMerger, Parents, merge_tensors, merge_to_folder
-from evomerge.merging.preparations import Preparations
 from evomerge.recipes import Recipe, parse_recipe, read_recipe
 from evomerge.testing.tiny_models import tiny_family
 
@@ -91,18 +90,6 @@ def test_parents_are_never_written_to(family):
     for method in METHODS:
         merger.merge(recipe_for(method, family))
     assert all(torch.equal(parents.tensor(r, n), value) for r, all_ in before.items() for n, value in all_.items())
-
-
-def test_preparations_beyond_their_memory_are_made_anew_with_the_same_result(family):
-    recipe = recipe_for("ties", family)
-    parents = opened(family)
-    plain = dict(merge_tensors(recipe, parents))
-    for limit in (0, 20_000, 1 << 30):
-        kept = Preparations(limit)
-        for _ in range(2):
-            merged = dict(merge_tensors(recipe, parents, preparations=kept))
-            assert all(torch.equal(merged[name], plain[name]) for name in plain)
-        assert kept.num_bytes <= limit
 
 
 def test_dare_depends_on_seed_tensor_and_parent_only(family):

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 
 import torch
 
+from evomerge.merging.chunks import over_chunks
 from evomerge.merging.method import Parameter, merge_method
 
 COLINEAR = 0.9995  # |cos θ| above which directions count as parallel and are interpolated linearly
 TINY = 1e-8  # a norm below this is no direction (both bounds are mergekit's)
-CHUNK = 1 << 20
 
 T = Parameter(
     "t",
@@ -37,13 +37,13 @@ def cosine(tensors: Sequence[torch.Tensor], base: torch.Tensor | None) -> float:
     if base is None or base.numel() == 0:
         return 0.0
     first, second = base.reshape(-1), tensors[0].reshape(-1)
-    dot = squares = other_squares = 0.0
-    for start in range(0, first.numel(), CHUNK):
-        x, y = first[start : start + CHUNK].double(), second[start : start + CHUNK].double()
-        dot += float(x @ y)
-        squares += float(x @ x)
-        other_squares += float(y @ y)
-    norms = [math.sqrt(s) if math.sqrt(s) > TINY else 1.0 for s in (squares, other_squares)]
+
+    def products(start: int, stop: int) -> torch.Tensor:
+        x, y = first[start:stop].double(), second[start:stop].double()
+        return torch.stack([x @ y, x @ x, y @ y])
+
+    dot, *squares = torch.stack(over_chunks(products, first.numel(), first.device)).sum(0).tolist()
+    norms = [math.sqrt(s) if math.sqrt(s) > TINY else 1.0 for s in squares]
     return round(min(1.0, max(-1.0, dot / norms[0] / norms[1])), 12)
 
 
@@ -54,7 +54,7 @@ def cosine(tensors: Sequence[torch.Tensor], base: torch.Tensor | None) -> float:
     paper="Shoemake 1985, https://doi.org/10.1145/325334.325242",
     formula="sin((1−t)θ)/sin θ · θ₀ + sin(tθ)/sin θ · θ₁,  cos θ = ⟨θ₀, θ₁⟩/(‖θ₀‖‖θ₁‖)",
     needs_base=True,
-    kind="tensor",
+    kind="elementwise",
     min_models=2,
     max_models=2,
     prepare=cosine,

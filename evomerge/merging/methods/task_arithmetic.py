@@ -13,10 +13,9 @@ from evomerge.merging.method import merge_method
 from evomerge.merging.task_vectors import (
     LAMBDA,
     WEIGHT,
+    factors,
     normalize_switch,
     required,
-    task_vectors,
-    weighted_sum,
 )
 
 
@@ -28,17 +27,19 @@ from evomerge.merging.task_vectors import (
     formula="θ₀ + λ Σ wᵢ δᵢ,  δᵢ = θᵢ − θ₀",
     needs_base=True,
     kind="elementwise",
-    prepare=task_vectors,
     ignored=("density", "rescale", "int8_mask"),
 )
 def task_arithmetic(
     tensors: Sequence[torch.Tensor],
     base: torch.Tensor | None,
     *,
-    prepared: Sequence[torch.Tensor],
     weight: Sequence[float],
     lambda_: float,
     normalize: bool,
 ) -> torch.Tensor:
-    """Return θ₀ + λ Σ wᵢ δᵢ, float32."""
-    return weighted_sum(required(base), prepared, weight, normalize, lambda_)
+    """Return θ₀ + λ Σ wᵢ δᵢ, float32, computed as (1 − λ Σ wᵢ) θ₀ + λ Σ wᵢ θᵢ."""
+    scales = factors(weight, normalize, lambda_)
+    total = required(base).float() * (1 - sum(scales))
+    for tensor, scale in zip(tensors, scales, strict=True):
+        total.add_(tensor, alpha=scale)
+    return total

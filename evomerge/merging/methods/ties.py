@@ -8,10 +8,11 @@ model, and the mass of a sign counts the weights.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 
+from evomerge.merging.chunks import over_chunks
+from evomerge.merging.magnitudes import Order, Trim, magnitude_orders, trimmed, trims
 from evomerge.merging.method import merge_method, switch
 from evomerge.merging.task_vectors import (
     DENSITY,
@@ -25,52 +26,46 @@ from evomerge.merging.task_vectors import (
 )
 
 
-class RankedVector(NamedTuple):
-    """A task vector and, for each entry, its place in the order of falling magnitude (0 = largest)."""
-
-    vector: torch.Tensor
-    rank: torch.Tensor
+def orders(tensors: Sequence[torch.Tensor], base: torch.Tensor | None) -> list[Order]:
+    """Return the order of magnitudes of each task vector: with it, trimming to any density is one comparison."""
+    return magnitude_orders(tensors, required(base))
 
 
-def ranked_vectors(tensors: Sequence[torch.Tensor], base: torch.Tensor | None) -> list[RankedVector]:
-    """Return the task vectors with their ranks: with those, trimming to any density is one comparison."""
-    return [RankedVector(vector, _rank(vector)) for vector in task_vectors(tensors, base)]
+def cuts(
+    tensors: Sequence[torch.Tensor],
+    base: torch.Tensor | None,
+    *,
+    prepared: Sequence[Order],
+    density: Sequence[float],
+    rescale: bool,
+) -> list[tuple[Trim, float]]:
+    """Return how to trim each task vector, and the factor that restores its L1 norm (1 unless ``rescale``)."""
+    start = required(base)
+    trimmings = trims(tensors, start, prepared, density)
+    return [
+        (trim, norm_ratio(tensor, start, trim) if rescale else 1.0)
+        for tensor, trim in zip(tensors, trimmings, strict=True)
+    ]
 
 
-def _rank(vector: torch.Tensor) -> torch.Tensor:
-    magnitudes = vector.abs().reshape(-1).float()
-    # Not `stable`: equal magnitudes then fall in the order that mergekit, which sorts the same way, takes
-    # them in.
-    order = torch.argsort(magnitudes, descending=True)
-    # Comparing floats is the faster; beyond 2^24 entries they could not count them.
-    dtype = torch.float32 if order.numel() <= 1 << 24 else torch.int32
-    rank = torch.empty(order.shape, dtype=dtype)
-    rank[order] = torch.arange(order.numel(), dtype=dtype)
-    return rank.reshape(vector.shape)
-
-
-def trim(ranked: RankedVector, density: float) -> torch.Tensor:
-    """Return the vector without all but its share ``density`` of largest entries; at least one if > 0."""
-    vector, rank = ranked
-    if density >= 1 or vector.numel() == 0:
-        return vector
-    kept = max(1, int(density * vector.numel())) if density > 0 else 0
-    mask = torch.lt(rank, kept, out=torch.empty_like(vector))
-    return mask.mul_(vector)
-
-
-def rescaled(vector: torch.Tensor, trimmed: torch.Tensor) -> torch.Tensor:
-    """Return ``trimmed`` scaled to the L1 norm of ``vector``; unchanged if either norm is almost zero.
+def norm_ratio(tensor: torch.Tensor, base: torch.Tensor, trim: Trim) -> float:
+    """Return ‖δ‖₁ / ‖trimmed δ‖₁; 1 if either norm is almost zero.
 
     Norms and factor are rounded to the vectors' dtype, as mergekit computes them, unless they overflow it.
     They are summed in float64, so that the number of threads cannot change them.
     """
-    exact = [v.double().abs().sum() for v in (vector, trimmed)]
-    if min(exact) < NO_NORM:
-        return trimmed
-    before, after = (norm.to(vector.dtype) for norm in exact)
+
+    def sums(start: int, stop: int) -> torch.Tensor:
+        vector = tensor[start:stop] - base[start:stop]
+        part = None if trim is None else trim.cut(start, stop)
+        return torch.stack([v.double().abs().sum() for v in (vector, trimmed(vector, part))])
+
+    exact = torch.stack(over_chunks(sums, tensor.numel(), tensor.device)).sum(0)
+    if exact.min() < NO_NORM:
+        return 1.0
+    before, after = exact.to(tensor.dtype)
     factor = before / after
-    return trimmed * (factor if torch.isfinite(factor) else float(exact[0] / exact[1]))
+    return float(factor if torch.isfinite(factor) else exact[0] / exact[1])
 
 
 @merge_method(
@@ -86,15 +81,17 @@ def rescaled(vector: torch.Tensor, trimmed: torch.Tensor) -> torch.Tensor:
     paper="Yadav et al. 2023, https://arxiv.org/abs/2306.01708",
     formula="θ₀ + λ Σ_{i∈A} wᵢ δ̂ᵢ / Σ_{i∈A} wᵢ,  A = {i : sign(wᵢ δ̂ᵢ) = sign(Σ wⱼ δ̂ⱼ)},  δ̂ = trimmed δ",
     needs_base=True,
-    kind="tensor",
-    prepare=ranked_vectors,
+    kind="elementwise",
+    prepare=orders,
+    reduce=cuts,
+    cost="two passes over the parents, a third if rescaled",
     ignored=("int8_mask",),
 )
 def ties(
     tensors: Sequence[torch.Tensor],
     base: torch.Tensor | None,
     *,
-    prepared: Sequence[RankedVector],
+    reduced: Sequence[tuple[Trim, float]],
     weight: Sequence[float],
     density: Sequence[float],
     lambda_: float,
@@ -102,7 +99,6 @@ def ties(
     rescale: bool,
 ) -> torch.Tensor:
     """Return the base plus λ times the disjoint mean of the trimmed task vectors, float32."""
-    vectors = [trim(ranked, share) for ranked, share in zip(prepared, density, strict=True)]
-    if rescale:
-        vectors = [rescaled(ranked.vector, vector) for ranked, vector in zip(prepared, vectors, strict=True)]
+    vectors = [trimmed(vector, trim) for vector, (trim, _) in zip(task_vectors(tensors, base), reduced, strict=True)]
+    vectors = [vector if scale == 1 else vector * scale for vector, (_, scale) in zip(vectors, reduced, strict=True)]
     return elected_sum(required(base), vectors, weight, normalize, lambda_)

@@ -1,0 +1,47 @@
+"""A checkpoint seen differently: another's folder and config, tensors changed as they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evomerge.checkpoints.checkpoint import Checkpoint
+from evomerge.checkpoints.headers import TensorInfo
+
+
+class CheckpointView(Checkpoint):
+    """A checkpoint whose tensors come from another one; subclasses change some of them on the way.
+
+    Nothing is stored: a changed tensor is made each time it is asked for.
+
+    Args:
+        source: the checkpoint, or view, that is seen.
+        name: what messages call it; the source's name by default.
+    """
+
+    def __init__(self, source: Checkpoint, name: str | None = None) -> None:
+        self.source = source
+        self.name = name or source.name
+        self.folder: Path = source.folder
+        self.config: dict[str, Any] = source.config
+        self.tensors: Mapping[str, TensorInfo] = source.tensors
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """Return tensor ``name``, shaped and typed as ``tensors`` says.
+
+        Raises:
+            CheckpointError: there is no such tensor, or its file is gone.
+        """
+        return self.source.tensor(name)
+
+    def release(self) -> None:
+        """Forget what is mapped into memory; tensors handed out stay valid."""
+        self.source.release()
+
+    @property
+    def fingerprint(self) -> str:  # type: ignore[override]
+        """The source's fingerprint; a subclass adds what it changes."""
+        return self.source.fingerprint

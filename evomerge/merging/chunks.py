@@ -1,0 +1,54 @@
+"""Working through long tensors in pieces that fit the cache, with as many threads as torch may use.
+
+Threads of our own, each with single-threaded torch operations, beat torch's: an operation on a piece this small is
+over before torch has woken its other threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from threading import Barrier
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+CHUNK = 1 << 19  # entries; the temporaries of one piece stay in the second-level cache
+GPU_CHUNK = 1 << 26  # a GPU wants large pieces; this bounds its temporaries to some 256 MB each
+
+
+def over_chunks(function: Callable[[int, int], T], size: int, device: torch.device | str = "cpu") -> list[T]:
+    """Return ``function(start, stop)`` of every piece of ``range(size)``, in order; an empty range is one piece.
+
+    The pieces depend on ``size`` and the kind of device alone, never on the number of threads.
+    """
+    on_cpu = torch.device(device).type == "cpu"
+    step = CHUNK if on_cpu else GPU_CHUNK
+    starts = range(0, max(size, 1), step)
+    stops = [min(start + step, size) for start in starts]
+    threads = min(torch.get_num_threads(), len(starts)) if on_cpu else 1
+    if threads == 1:
+        return list(map(function, starts, stops))
+    return list(_pool(torch.get_num_threads()).map(function, starts, stops))
+
+
+@lru_cache(maxsize=1)
+def _pool(threads: int) -> ThreadPoolExecutor:
+    started = Barrier(threads + 1)
+
+    def start() -> None:
+        # torch keeps the number for each thread, having copied the common one when it was first asked (hence the
+        # question). Ours work with 1; the common one is put back below.
+        torch.get_num_threads()
+        torch.set_num_threads(1)
+        started.wait()
+
+    pool = ThreadPoolExecutor(threads, "evomerge-merge", initializer=start)
+    for _ in range(threads):
+        pool.submit(int)
+    started.wait()
+    torch.set_num_threads(threads)
+    return pool
