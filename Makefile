@@ -38,13 +38,17 @@ check: $(STAMP)  ## Lint, types, import direction
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(STAMP)  ## Write docs/methods.md anew from the registrations
+	$(BIN)/evomerge methods --markdown > docs/methods.md
+
 wheel: $(STAMP)  ## Build the wheel and check what is in it
 	rm -rf dist
 	$(BIN)/python -m build --wheel --outdir dist .
 	$(BIN)/check-wheel-contents dist/*.whl
 
-bench: $(STAMP)  ## Overhead of a trial, and trials per minute against mergekit + lm_eval
+bench: $(STAMP)  ## Overhead of a trial; speed of merging
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/merge_speed.py
 
 clean:  ## Remove what the commands above made, the zoo's cache excepted
 	rm -rf $(VENV) runs dist build

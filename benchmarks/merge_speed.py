@@ -1,16 +1,23 @@
-"""How long merging takes, beside copying the same bytes.
+"""How long merging takes, beside copying the same bytes and beside mergekit.
 
-    python benchmarks/merge_speed.py [--hidden 512] [--layers 8] [--threads 2] [--dtype bfloat16]
+    python benchmarks/merge_speed.py [--hidden 1024] [--layers 12] [--threads 2] [--dtype bfloat16] [--only ties dare_ties]
+                                     [--peer PYTHON_WITH_MERGEKIT]
 
-Makes a random Llama, a base and three parents, and merges them in place: the first merge, which prepares what depends
-on the parents alone, and the median of the following ones. Ratios are to a copy of as many bytes as the merge reads
-and writes.
+Makes a random Llama (200M parameters unless told otherwise), a base and three parents, and merges them into a resident
+model: once to prepare what depends on the parents alone, then with other numbers each time. Printed are
+
+- prepare: seconds of the first merge beyond those of the following ones;
+- merge: the fastest of the following merges, in seconds;
+- × memcpy: beside a copy that reads and writes as many bytes in all as the merge does;
+- × mergekit: how many times faster than mergekit's executor in memory, in the same run, reading from the same files
+  and copying into a resident model as its evolutionary search does. mergekit goes second, so pages are cached for both.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
+import json
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,10 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from evomerge.merging import InPlaceMerger, Parents
-from evomerge.recipes import Recipe
-from evomerge.testing.tiny_models import tiny_family
+from evomerge.merging.preparations import Preparations
+from evomerge.recipes import Recipe, write_recipe
 
 REPEATS = 5
 PARAMETERS: dict[str, dict[str, Any]] = {
@@ -32,64 +40,104 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "dare_ties": {"density": 0.5},
     "ties": {"density": 0.5},
 }
+TWO_MODELS = ("slerp",)
 
 
 def main() -> None:
     """Run the benchmark."""
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--hidden", type=int, default=512)
-    arguments.add_argument("--layers", type=int, default=8)
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--hidden", type=int, default=1024)
+    arguments.add_argument("--layers", type=int, default=12)
     arguments.add_argument("--threads", type=int, default=2)
     arguments.add_argument("--dtype", default="bfloat16")
+    arguments.add_argument("--only", nargs="*", default=list(PARAMETERS))
+    arguments.add_argument("--peer", help="a Python that has mergekit")
     options = arguments.parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
-        size = {"layers": options.layers, "hidden": options.hidden, "vocab": 8 * options.hidden}
-        paths = tiny_family(Path(folder), "llama", dtype=options.dtype, **size)
-        parents = Parents.open([str(path) for path in paths.values()])
-        report_reading(parents, str(paths["base"]))
-        for method in PARAMETERS:
-            report_method(method, parents, paths)
+        paths = make_models(Path(folder), options.hidden, options.layers, getattr(torch, options.dtype))
+        report_reading(str(paths["base"]))
+        print(f"{'method':<16} {'prepare':>9} {'merge':>9} {'× memcpy':>9} {'× mergekit':>11}")
+        for method in options.only:
+            recipe = recipe_of(method, paths)
+            first, again, copying = measure(recipe, paths)
+            peer = f"{measure_peer(options.peer, recipe, paths, options.threads) / again:11.1f}" if options.peer else ""
+            print(f"{method:<16} {first - again:7.3f} s {again:7.3f} s {again / copying:9.2f} {peer}", flush=True)
 
 
-def report_reading(parents: Parents, base: str) -> None:
-    """Print how fast a parent is searched for NaN."""
-    checkpoint = parents[base]
-    seconds = timed(checkpoint.check_finite)
-    count = sum(info.stop - info.start for info in checkpoint.tensors.values()) / 1e9
-    print(f"one model: {count:.3f} GB, {len(checkpoint.tensors)} tensors; NaN check {seconds / count:.2f} s/GB")
+def make_models(folder: Path, hidden: int, layers: int, dtype: torch.dtype) -> dict[str, Path]:
+    """Write a base and three parents that differ from it by a little, without tokenizers."""
+    config = LlamaConfig(
+        hidden_size=hidden,
+        intermediate_size=hidden * 11 // 4,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden // 64,
+        vocab_size=32 * hidden,
+    )
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config).to(dtype)
+    start = {name: value.clone() for name, value in model.named_parameters()}
+    for name in ("base", "a", "b", "c"):
+        for key, parameter in model.named_parameters():
+            noise = 0 if name == "base" else 0.002 * torch.randn(parameter.shape)
+            parameter.data = (start[key].float() + noise).to(dtype)
+        model.save_pretrained(folder / name)
+    return {name: folder / name for name in ("base", "a", "b", "c")}
 
 
-def report_method(method: str, parents: Parents, paths: dict[str, Path]) -> None:
-    """Print one method's times."""
-    recipe = recipe_of(method, paths)
-    merger = InPlaceMerger(parents, base=str(paths["base"]), prepared_bytes=1 << 34)
-    first = timed(lambda: merger.merge(recipe), repeats=1)
-    again = timed(lambda: merger.merge(recipe))
-    read = sum(parents[reference].num_bytes for reference in recipe.parents())
-    source, target = torch.ones(read, dtype=torch.uint8), torch.empty(read, dtype=torch.uint8)
-    copying = timed(lambda: target.copy_(source)) * (read + parents[recipe.parents()[0]].num_bytes) / (2 * read)
-    print(f"{method:<16} first {first:7.3f} s   then {again:7.3f} s   {again / copying:6.1f} × memcpy")
+def report_reading(base: str) -> None:
+    """Print how large a parent is and how fast it is searched for NaN."""
+    checkpoint = Parents.open([base])[base]
+    seconds = fastest(checkpoint.check_finite)
+    size = checkpoint.num_bytes / 1e9
+    print(f"one model: {size:.3f} GB, {len(checkpoint.tensors)} tensors; NaN check {seconds / size:.2f} s/GB")
 
 
-def recipe_of(method: str, paths: dict[str, Path]) -> Recipe:
-    """Return a recipe of all parents (of one, for slerp)."""
-    names = ["a"] if method == "slerp" else ["a", "b", "c"]
-    weight = {} if method == "slerp" else {"weight": 0.3}
+def recipe_of(method: str, paths: dict[str, Path], shift: float = 0.0) -> Recipe:
+    """Return a recipe of all parents (of one, for methods of two models); ``shift`` changes its numbers."""
+    names = ["a"] if method in TWO_MODELS else ["a", "b", "c"]
+    weight = {} if method in TWO_MODELS else {"weight": 0.3 + shift}
     fields: dict[str, Any] = {} if method == "linear" else {"base_model": str(paths["base"])}
     models = [{"model": str(paths[name]), "parameters": weight} for name in names]
-    fields |= {"merge_method": method, "models": models, "parameters": PARAMETERS[method]}
-    return Recipe.model_validate(fields)
+    numbers = {name: value + shift for name, value in PARAMETERS[method].items()}
+    return Recipe.model_validate(fields | {"merge_method": method, "models": models, "parameters": numbers})
 
 
-def timed(action: Callable[[], Any], repeats: int = REPEATS) -> float:
-    """Return the median seconds of an action."""
+def measure(recipe: Recipe, paths: dict[str, Path]) -> tuple[float, float, float]:
+    """Return the seconds of the first merge, of a later one, and of copying as many bytes."""
+    parents = Parents.open(recipe.parents())
+    base = recipe.base_model or str(paths["a"])
+    with tempfile.TemporaryDirectory() as prepared:
+        merger = InPlaceMerger(parents, base=base, prepared=Preparations(Path(prepared)))
+        started = time.perf_counter()
+        merger.merge(recipe)
+        first = time.perf_counter() - started
+        others = iter([recipe_of(recipe.merge_method, paths, 0.01 * (n + 1)) for n in range(REPEATS)])
+        again = fastest(lambda: merger.merge(next(others)))
+    moved = sum(parents[reference].num_bytes for reference in recipe.parents()) + parents[base].num_bytes
+    source, target = (torch.ones(moved // 2, dtype=torch.uint8) for _ in range(2))
+    return first, again, fastest(lambda: target.copy_(source))
+
+
+def measure_peer(python: str, recipe: Recipe, paths: dict[str, Path], threads: int) -> float:
+    """Return the seconds that mergekit takes for the same merge."""
+    job = {"recipe": write_recipe(recipe), "base": str(paths["base"]), "threads": threads}
+    script = Path(__file__).with_name("peer_merge.py")
+    command = [python, str(script)]
+    done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return float(done.stdout.split()[-1])
+
+
+def fastest(action: Callable[[], Any]) -> float:
+    """Return the fewest seconds that an action took."""
     seconds = []
-    for _ in range(repeats):
+    for _ in range(REPEATS):
         started = time.perf_counter()
         action()
         seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds)
+    return min(seconds)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ COMMANDS = {
     "report": ("report", "Write a run's report.html."),
     "export": ("export", "Write the winner as a model folder, and push it to the Hub."),
     "merge": ("merge", "Carry out one recipe, without a search."),
+    "recipe": ("recipe", "Print a recipe, for mergekit if asked."),
+    "statistics": ("statistics", "Gather what data-aware merge methods need, from a small calibration set."),
     "zoo": ("zoo", "Build the small models that the examples search over."),
     "methods": ("methods", "List the merge methods."),
     "searchers": ("searchers", "List the searchers."),

@@ -29,12 +29,19 @@ def command(name: str, overrides: tuple[str, ...]) -> None:
     elif kind == "recipes":
         from evomerge.errors import ConfigError
         from evomerge.merging import Parents, check_recipe
-        from evomerge.recipes import read_recipe
+        from evomerge.merging.stages import check_stages
+        from evomerge.recipes import read_recipes
 
-        recipe = read_recipe(path)
-        if problems := check_recipe(recipe, Parents.open(recipe.parents())):
+        stages = read_recipes(path)
+        if len(stages) > 1:
+            opened, problems = check_stages(stages)
+        else:
+            parents = Parents.open(stages[0].recipe.parents())
+            opened, problems = parents.checkpoints, check_recipe(stages[0].recipe, parents)
+        if problems:
             raise ConfigError(problems)
-        click.echo(f"{path}: a valid recipe of {len(recipe.parents())} models")
+        told = f" in {len(stages)} stages" if len(stages) > 1 else ""
+        click.echo(f"{path}: a valid recipe of {len(opened)} models{told}")
     elif kind == "search_spaces":
         from evomerge.recipes import yaml
         from evomerge.search_spaces import read_search_space
@@ -53,7 +60,7 @@ def kind_of(name: str) -> tuple[library.Kind, str]:
     entry = find(name)
     from evomerge.recipes import yaml
 
-    data = yaml.load(entry.path).data
+    data = yaml.loads_all(yaml.read(entry.path), str(entry.path))[0].data
     fields = set(data) if isinstance(data, dict) else set()
     if entry.origin != "path":
         return entry.kind, str(entry.path)

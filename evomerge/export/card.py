@@ -15,11 +15,12 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from evomerge import __version__
 from evomerge.checkpoints import resolve
+from evomerge.errors import ConfigError
 from evomerge.export.card_data import CardData, Comparison, ParentInfo, Score, ScoreRow, SearchInfo
 from evomerge.export.licences import front_matter, resolve_licence
 from evomerge.export.tokens import token_disagreements
 from evomerge.merging import METHODS
-from evomerge.recipes import Recipe, write_recipe
+from evomerge.recipes import NamedRecipe, Recipe, stages_to_mergekit, write_recipes
 
 TAGS = ("merge", "evomerge", "mergekit-compatible")
 _SNAPSHOT = re.compile(r"/models--([^/]+)/snapshots/([^/]+)")
@@ -231,13 +232,14 @@ def _winners_curse(search: SearchInfo) -> str:
 
 
 def _recipe(card: CardData) -> list[str]:
+    stages = card.stages or (NamedRecipe(card.recipe),)
     return [
         "## Recipe",
         "",
-        "The same text is in `recipe.yaml`; mergekit reads it too.",
+        f"The same text is in `recipe.yaml`{_readers(stages)}.",
         "",
         "```yaml",
-        write_recipe(card.recipe).rstrip(),
+        write_recipes(stages).rstrip(),
         "```",
         "",
         "To make the same weights again:",
@@ -247,6 +249,14 @@ def _recipe(card: CardData) -> list[str]:
         "evomerge merge recipe.yaml out",
         "```",
     ]
+
+
+def _readers(stages: Sequence[NamedRecipe]) -> str:
+    try:
+        stages_to_mergekit(stages)
+    except ConfigError:  # a method or field that mergekit has not
+        return ""
+    return "; mergekit reads it too"
 
 
 def _usage(card: CardData) -> list[str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from evomerge.export.licences import Licence
-from evomerge.recipes import Recipe
+from evomerge.recipes import NamedRecipe, Recipe
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,7 @@ class CardData:
         licence: what ``resolve_licence`` found.
         languages: ISO 639 codes; ``datasets``: Hub ids, as the parents' own cards name them.
         notes: lines for the reader, such as ``token_disagreements`` and shares of cut-off generations.
+        stages: the stages of a multi-stage merge, of which ``recipe`` is the last; empty for any other.
     """
 
     title: str
@@ -139,3 +140,4 @@ class CardData:
     scores: tuple[ScoreRow, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
     notes: tuple[str, ...] = ()
+    stages: tuple[NamedRecipe, ...] = ()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +30,8 @@ def write_model(
 ) -> Path:
     """Merge ``recipe`` into the folder ``out``, with a model card, and return ``out``.
 
-    Everything is written beside ``out`` and renamed at the end: ``out`` is complete or does not exist.
+    Everything is written beside ``out`` and renamed at the end: ``out`` is complete or does not exist. What a kill or
+    a full disk interrupts goes on when it is called again (see `merge_to_folder`).
 
     Args:
         recipe: what to merge.
@@ -49,19 +47,17 @@ def write_model(
     """
     _check_target(out, overwrite)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
+        merge_to_folder(
+            recipe,
+            out,
+            max_shard_size=max_shard_size,
+            parents=parents,
+            companions={} if card is None else {"README.md": render_card(card)},
+            replace=overwrite,
+        )
     except OSError as error:
-        raise ExportError(f"cannot write to {out.parent}: {error.strerror}; choose another folder") from error
-    try:
-        merged = merge_to_folder(recipe, staging / out.name, max_shard_size=max_shard_size, parents=parents)
-        if card is not None:
-            (merged / "README.md").write_text(render_card(card), encoding="utf-8")
-        _replace(merged, out, staging)
-    except OSError as error:
-        raise ExportError(f"cannot write {out}: {error}; free some space or choose another folder") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        hint = "free some space, and the same command goes on from there; or choose another folder"
+        raise ExportError(f"cannot write {out}: {error}; {hint}") from error
     return out
 
 
@@ -123,16 +119,3 @@ def _check_target(out: Path, overwrite: bool) -> None:
         raise ExportError(
             f"{out} is not an exported model (no recipe.yaml), so it is not replaced: choose another folder"
         )
-
-
-def _replace(merged: Path, out: Path, staging: Path) -> None:
-    """Move ``merged`` to ``out``; what was there goes into ``staging`` (to be removed), or comes back."""
-    former = staging / "replaced"
-    if out.exists():
-        os.replace(out, former)
-    try:
-        os.replace(merged, out)
-    except OSError:
-        if former.exists():
-            os.replace(former, out)
-        raise

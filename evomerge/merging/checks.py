@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from evomerge.errors import ConfigError, Problem, suggest
+from evomerge.errors import ConfigError, MergeError, Problem, suggest
 from evomerge.merging import compatibility
+from evomerge.merging.depths import depth_problems
 from evomerge.merging.method import METHODS, MergeMethod, Parameter
+from evomerge.merging.optional import missing_problems, surplus_problems
 from evomerge.merging.parents import Parents, Step
-from evomerge.merging.tensors import missing_parameters
+from evomerge.merging.statistics import recipe_problems
+from evomerge.merging.tensors import absentees, missing_parameters
+from evomerge.merging.tokenizer_files import template_problems
+from evomerge.merging.vocabulary import settings_of
 from evomerge.recipes import FilteredValue, Recipe
 
 _SHOWN_SHAPES = 5
@@ -30,15 +35,18 @@ def check_recipe(recipe: Recipe, parents: Parents) -> list[Problem]:
     if unknown:
         opened = ", ".join(parents.checkpoints)
         return [Problem(f"{reference!r} is not among the parents: {opened}", "models") for reference in unknown]
-    found = [*_parameters(recipe, method), *_base(recipe, method), *_tokenizer(recipe)]
+    found = [*_parameters(recipe, method), *_base(recipe, method), *_tokenizer(recipe, parents)]
+    raw = parents
     try:
         parents = parents.viewed(recipe)
         steps = parents.plan(recipe)
     except ConfigError as error:
         return [*found, *error.problems]
-    found += [*_models(method, steps), *_missing(recipe, method, steps), *_shapes(steps, parents)]
+    found += [*_models(method, steps), *_missing(recipe, method, steps), *_tensors(recipe, method, steps, parents)]
+    found += depth_problems(recipe, parents)
     checkpoints = [parents[reference] for reference in recipe.parents()]
-    found += compatibility.config_problems(checkpoints) + compatibility.tokenizer_problems(checkpoints)
+    found += compatibility.config_problems(checkpoints)
+    found += recipe_problems(recipe, raw.checkpoints, parents.checkpoints)
     return list(dict.fromkeys(found))
 
 
@@ -93,7 +101,7 @@ def _numbers(setting: Any) -> Iterator[Any]:
 
 
 def _base(recipe: Recipe, method: MergeMethod) -> Iterator[Problem]:
-    if not method.needs_base:
+    if not method.takes_base:
         return
     slices = [
         (f"{at}slices[{index}]", each) for at, part in recipe.parts() for index, each in enumerate(part.slices or ())
@@ -105,18 +113,24 @@ def _base(recipe: Recipe, method: MergeMethod) -> Iterator[Problem]:
             yield Problem(what, f"{at}.sources", "add it, with the layers that the others start from")
     unsaid = any(part.models for _, part in recipe.parts())
     bases = [None] if unsaid else [each.base_model for _, each in slices]
-    if recipe.base_model is None and not all(bases):
+    if method.needs_base and recipe.base_model is None and not all(bases):
         hint = "add the model that the others were fine-tuned from, as base_model"
         yield Problem(f"{method.name} needs a base model", "base_model", hint)
 
 
 def _models(method: MergeMethod, steps: tuple[Step, ...]) -> Iterator[Problem]:
-    for index, count in sorted({(step.planned.slice_index, len(step.planned.inputs)) for step in steps}):
+    for index, count in sorted({(step.planned.slice_index, _count(method, step)) for step in steps}):
         low, high = method.min_models, method.max_models
         if count < low or (high is not None and count > high):
             wanted = f"exactly {low}" if low == high else f"at least {low}" if high is None else f"at most {high}"
-            what = f"{method.name} merges {wanted} models (a base counts), this recipe has {count}"
+            base = "beside the base" if method.optional_base else "(a base counts)"
+            what = f"{method.name} merges {wanted} models {base}, this recipe has {count}"
             yield Problem(what, f"slices[{index}]" if index else "models")
+
+
+def _count(method: MergeMethod, step: Step) -> int:
+    models = [entry.model for entry in step.planned.inputs]
+    return len(models) - (method.optional_base and step.planned.base in models)
 
 
 def _missing(recipe: Recipe, method: MergeMethod, steps: tuple[Step, ...]) -> Iterator[Problem]:
@@ -126,31 +140,36 @@ def _missing(recipe: Recipe, method: MergeMethod, steps: tuple[Step, ...]) -> It
         yield Problem(f"{what}, such as {tensors[0]}", "models" if model else "parameters", f"add {name}: 0.5")
 
 
-def _shapes(steps: tuple[Step, ...], parents: Parents) -> list[Problem]:
-    found: list[Problem] = []
+def _tensors(recipe: Recipe, method: MergeMethod, steps: tuple[Step, ...], parents: Parents) -> list[Problem]:
+    """Return the tensors that are missing, out of place or of another shape, a few of them if there are many."""
+    found = surplus_problems(recipe, parents.checkpoints, parents.surplus(recipe), parents.has)
+    found += missing_problems(method, steps, parents.checkpoints)
     for step in steps:
-        infos = {model: parents.info(model, name) for model, name in step.inputs.items()}
-        found += compatibility.shape_problems(step.name, {m: info.shape for m, info in infos.items() if info})
-        lacking = [entry.model for entry in step.planned.inputs if entry.model not in step.inputs]
-        if lacking:
-            what = f"tensor {step.name} is missing in {', '.join(lacking)}"
-            hint = "merge models of one architecture, saved by the same library"
-            found.append(Problem(what, lacking[0], hint))
+        if step.misfits:
+            base = str(step.planned.base)
+            inputs = {base: step.inputs[base], **step.inputs} if base in step.inputs else step.inputs
+            infos = {model: parents.info(model, name) for model, name in inputs.items()}
+            fitting = {model: info.shape for model, info in infos.items() if info and model not in step.misfits}
+            others = {model: info.shape for model, info in infos.items() if info and model in step.misfits}
+            for model in _absentees(recipe, method, step):
+                del others[model]
+            found += compatibility.shape_problems(step.name, fitting | others)
     if len(found) > _SHOWN_SHAPES:
         rest = Problem(f"and {len(found) - _SHOWN_SHAPES} more tensors do not fit")
         found = [*found[:_SHOWN_SHAPES], rest]
     return found
 
 
-def _tokenizer(recipe: Recipe) -> Iterator[Problem]:
-    source = recipe.tokenizer.source if recipe.tokenizer else recipe.tokenizer_source
-    if source is not None and source not in ("base", "union", *recipe.parents()):
-        hint = suggest(source, ["base", "union", *recipe.parents()])
-        yield Problem(f"the tokenizer source {source!r} is none of the recipe's models", "tokenizer_source", hint)
-    if source == "base" and recipe.base_model is None:
-        yield Problem("the tokenizer is to come from the base, but there is no base_model", "tokenizer_source")
-    if recipe.tokenizer and (recipe.tokenizer.tokens or recipe.tokenizer.pad_to_multiple_of):
-        yield Problem("tokens and pad_to_multiple_of are not supported yet", "tokenizer", "leave them out")
-    if recipe.chat_template is not None and "{" not in recipe.chat_template:
-        hint = "write the Jinja template itself, or leave it out to keep the tokenizer's own"
-        yield Problem(f"chat_template {recipe.chat_template!r} is no template", "chat_template", hint)
+def _absentees(recipe: Recipe, method: MergeMethod, step: Step) -> frozenset[str]:
+    try:
+        return absentees(recipe, method, step)
+    except MergeError:  # a parameter is missing, which is told elsewhere
+        return frozenset()
+
+
+def _tokenizer(recipe: Recipe, parents: Parents) -> list[Problem]:
+    """Return what is wrong with the vocabulary that is asked for; whether it can be had, its view says."""
+    found = template_problems(recipe, parents.checkpoints)
+    if settings_of(recipe) is None:
+        found += compatibility.tokenizer_problems([parents[reference] for reference in recipe.parents()])
+    return found

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from pathlib import Path
 
 import torch
 
-from evomerge.checkpoints import Checkpoint, TensorInfo, resolve, tied_tensors
-from evomerge.errors import CheckpointError, Problem
+from evomerge.checkpoints import Checkpoint, FiniteView, TensorInfo, one_naming, open_checkpoint, tied_tensors
+from evomerge.errors import CheckpointError, ConfigError, Problem
 from evomerge.merging import compatibility
+from evomerge.merging.optional import has_no_place, is_needed
 from evomerge.merging.views import VIEWS
-from evomerge.recipes import PlannedTensor, Recipe, plan
+from evomerge.recipes import PlannedTensor, Recipe, find_stacks, plan
 
-VIEWED = ("override_architecture", "tokenizer_source", "tokenizer", "align", "statistics")  # what views depend on
+# what views depend on
+VIEWED = ("dtype", "override_architecture", "tokenizer_source", "tokenizer", "align", "statistics")
 RECOMPUTED = ("rotary_emb.inv_freq",)  # old files store these buffers; models compute them from their config
 
 
@@ -26,9 +28,10 @@ class Step:
     Args:
         planned: the tensor's name and place in the recipe.
         inputs: model → its tensor, for those models that have it, in the recipe's order.
-        shape: of the first input.
+        shape: of the base's tensor, or the first input's.
         dtype: the widest dtype of the inputs.
-        num_layers: how many layers the merged model has.
+        num_layers: how many layers the merged model has, in the tensor's stack.
+        misfits: models whose tensor has another shape.
     """
 
     planned: PlannedTensor
@@ -36,6 +39,7 @@ class Step:
     shape: tuple[int, ...]
     dtype: torch.dtype
     num_layers: int = 0
+    misfits: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -44,25 +48,34 @@ class Step:
 
 
 class Parents:
-    """Opened checkpoints by reference, with tied tensors seen under both of their names.
+    """Opened checkpoints by reference, with one set of tensor names, and tied tensors seen under both of their names.
 
     Args:
         checkpoints: reference, as recipes write it → the opened checkpoint.
     """
 
     def __init__(self, checkpoints: Mapping[str, Checkpoint]) -> None:
-        self.checkpoints = dict(checkpoints)
+        self.checkpoints = dict(one_naming(checkpoints))
         self._viewed: dict[Hashable, Parents] = {}
         self._plans: dict[Hashable, tuple[Step, ...]] = {}
+        self._surplus: dict[Hashable, tuple[PlannedTensor, ...]] = {}
 
     @classmethod
-    def open(cls, references: Sequence[str], *, offline: bool = False, base_folder: Path | None = None) -> Parents:
+    def open(
+        cls,
+        references: Sequence[str],
+        *,
+        offline: bool = False,
+        base_folder: Path | None = None,
+        allow_pickle: Collection[str] = (),
+    ) -> Parents:
         """Resolve and open every reference; headers are read, weights are not.
 
         Args:
-            references: folders, zoo models or Hub ids; the same words that recipes use.
+            references: folders, zoo models or Hub ids, with a LoRA adapter or without; the same words that recipes use.
             offline: look for Hub ids in the local cache only.
             base_folder: what relative folders are relative to, before the current folder.
+            allow_pickle: those of them whose weights may be pickled.
 
         Raises:
             CheckpointError: one or more cannot be found or read; says which, and what to do, for all of them.
@@ -71,8 +84,9 @@ class Parents:
         failures: list[str] = []
         for reference in dict.fromkeys(references):
             try:
-                folder = resolve(reference, offline=offline, base_folder=base_folder)
-                opened[reference] = Checkpoint(folder, reference)
+                opened[reference] = open_checkpoint(
+                    reference, offline=offline, base_folder=base_folder, allow_pickle=allow_pickle
+                )
             except CheckpointError as error:
                 failures.append(str(error))
         if failures:
@@ -94,11 +108,12 @@ class Parents:
         """Return the names that some of these models tie and others store: a merge of them is untied."""
         stored = {reference: self[reference].tensors for reference in references}
         aliases = {alias for reference in stored for alias in self.tied[reference]}
-        return frozenset(
-            alias
+        split = any(
+            alias in names and alias not in self.tied[reference]
             for alias in aliases
-            if any(alias in names and alias not in self.tied[reference] for reference, names in stored.items())
+            for reference, names in stored.items()
         )
+        return frozenset(aliases if split else ())  # one flag of the config ties all of them or none
 
     def tensor_names(self, references: Sequence[str]) -> dict[str, tuple[str, ...]]:
         """Return reference → names of its tensors, as a merge of these models sees them.
@@ -139,7 +154,21 @@ class Parents:
             for view in VIEWS:
                 seen = view(recipe, seen)
             self._viewed[key] = self if dict(seen) == unchanged else Parents({**self.checkpoints, **seen})
+            self._viewed[key]._viewed[key] = self._viewed[key]  # what is seen so is not changed again
         return self._viewed[key]
+
+    def checked(self, recipe: Recipe) -> Parents:
+        """Return the parents as the recipe sees them, where reading a tensor with NaN or Inf is a `CheckpointError`."""
+        seen = self.viewed(recipe)
+        checked = Parents({reference: FiniteView(checkpoint) for reference, checkpoint in seen.checkpoints.items()})
+        checked.tied = seen.tied
+        checked._viewed = {key: checked for key, parents in self._viewed.items() if parents is seen}
+        return checked
+
+    def release(self) -> None:
+        """Forget what is mapped into memory, so that it no longer counts as this process's."""
+        for checkpoint in self.checkpoints.values():
+            checkpoint.release()
 
     def plan(self, recipe: Recipe) -> tuple[Step, ...]:
         """Return a step for every tensor of the merged model, in the model's order.
@@ -149,37 +178,83 @@ class Parents:
         Raises:
             ConfigError: the recipe does not fit the parents' layers.
         """
+        return self._planned(recipe)[0]
+
+    def surplus(self, recipe: Recipe) -> tuple[PlannedTensor, ...]:
+        """Return the tensors that some model has and the merged model's class has no place for: they are left out."""
+        return self._planned(recipe)[1]
+
+    def _planned(self, recipe: Recipe) -> tuple[tuple[Step, ...], tuple[PlannedTensor, ...]]:
         key = _layout(recipe)
         if key not in self._plans:
             planned = plan(recipe, self.tensor_names(recipe.parents()))
-            count = 1 + max((tensor.layer for tensor in planned if tensor.layer is not None), default=-1)
-            self._plans[key] = tuple(self._step(tensor, count) for tensor in planned)
-        return self._plans[key]
+            self._surplus[key] = tuple(t for t in planned if has_no_place(recipe, self.checkpoints, t, self.has))
+            dropped = {tensor.name for tensor in self._surplus[key]}
+            depths: dict[str | None, int] = {}
+            for tensor in planned:
+                if tensor.layer is not None:
+                    depths[tensor.stack] = max(depths.get(tensor.stack, 0), tensor.layer + 1)
+            deepest = max(depths.values(), default=0)
+            self._plans[key] = tuple(
+                self._step(t, depths.get(t.stack, deepest)) for t in planned if t.name not in dropped
+            )
+        return self._plans[key], self._surplus[key]
+
+    def has(self, reference: str, name: str) -> bool:
+        """Whether a model has this tensor, through a tie if need be."""
+        return self.info(reference, name) is not None
 
     def _step(self, planned: PlannedTensor, num_layers: int) -> Step:
         infos = {entry.model: self.info(entry.model, entry.tensor) for entry in planned.inputs}
         found = {model: info for model, info in infos.items() if info is not None}
         inputs = {entry.model: entry.tensor for entry in planned.inputs if entry.model in found}
         dtype = reduce(torch.promote_types, (info.dtype for info in found.values()))
-        return Step(planned, inputs, next(iter(found.values())).shape, dtype, num_layers)
+        shape = found.get(str(planned.base), next(iter(found.values()))).shape
+        misfits = tuple(model for model, info in found.items() if info.shape != shape)
+        return Step(planned, inputs, shape, dtype, num_layers, misfits)
 
     def problems(self) -> list[Problem]:
         """Return every reason why these models cannot be merged with each other, whatever the recipe."""
         checkpoints = list(self.checkpoints.values())
         found = compatibility.config_problems(checkpoints)
         found += compatibility.tokenizer_problems(checkpoints)
+        alike = self._alike()
         names = self.tensor_names(list(self.checkpoints))
         first, *others = self.checkpoints
         for other in others:
-            if self[other].num_layers != self[first].num_layers:
-                what = f"{first} has {self[first].num_layers} layers, {other} has {self[other].num_layers}"
+            ours, theirs = find_stacks(names[first]), find_stacks(names[other])
+            if apart := [stack for stack in ours if ours[stack] != theirs.get(stack, 0)]:
+                where = f" in {apart[0]}" if len(ours) > 1 else ""
+                what = f"{first} has {ours[apart[0]]} layers{where}, {other} has {theirs.get(apart[0], 0)}"
                 found.append(Problem(what, other, "merge models of one size, or stack layers with slices"))
                 continue
-            found += compatibility.missing_tensors(first, names[first], other, names[other])
+            found += self._missing(first, names[first], other, names[other])
             for name in sorted(set(names[first]) & set(names[other])):
-                infos = {reference: self.info(reference, name) for reference in (first, other)}
+                infos = {reference: alike.info(reference, name) for reference in (first, other)}
                 found += compatibility.shape_problems(name, {r: i.shape for r, i in infos.items() if i})
         return list(dict.fromkeys(found))
+
+    def _alike(self) -> Parents:
+        """Return the models with equally many rows without a token, which merges give them; these if that cannot be."""
+        models = [{"model": reference} for reference in self.checkpoints]
+        try:
+            return self.viewed(Recipe.model_validate({"merge_method": "linear", "models": models}))
+        except ConfigError:  # unequal depths, which are told by name
+            return self
+
+    def _missing(self, first: str, ours: Sequence[str], other: str, theirs: Sequence[str]) -> list[Problem]:
+        needed = {
+            (owner, name)
+            for owner, lacking, names in (
+                (first, other, set(ours) - set(theirs)),
+                (other, first, set(theirs) - set(ours)),
+            )
+            for name in names
+            if (info := self.info(owner, name)) and is_needed(self[lacking], name, len(info.shape))
+        }
+        common = set(ours) & set(theirs)
+        lists = {each: [*common, *(name for owner, name in needed if owner == each)] for each in (first, other)}
+        return compatibility.missing_tensors(first, lists[first], other, lists[other])
 
 
 def _layout(recipe: Recipe) -> Hashable:

@@ -2,94 +2,112 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from evomerge.checkpoints import (
-    CheckpointWriter,
-    TensorSpec,
-    copy_generation_config,
-    copy_tokenizer,
-    layer_of,
-)
+from evomerge import __version__
+from evomerge.checkpoints import CheckpointWriter, TensorSpec, all_finite, copy_processors, layer_of, untied_config
 from evomerge.errors import ConfigError, MergeError
 from evomerge.merging.checks import check_recipe
-from evomerge.merging.parents import Parents, Step
+from evomerge.merging.depths import module_depths
+from evomerge.merging.optional import donor_of
+from evomerge.merging.parents import Parents
 from evomerge.merging.tensors import merge_dtypes, merge_tensors
+from evomerge.merging.tokenizer_files import write_tokenizer
 from evomerge.recipes import Recipe, write_recipe
 
 RECIPE = "recipe.yaml"
-CHAT_TEMPLATE = "chat_template.jinja"
-DEPTH_FIELDS = ("num_hidden_layers", "n_layer", "num_layers")
+_OVERFLOW = "the recipe's numbers overflow its dtype"
+DEPTH_FIELDS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 PER_LAYER = ("layer_", "mlp_", "no_rope_", "attention_types")  # beginnings of fields with one entry a layer
 
 
 def merge_to_folder(
-    recipe: Recipe, out: Path | str, *, max_shard_size: str | int = "5GB", parents: Parents | None = None
+    recipe: Recipe,
+    out: Path | str,
+    *,
+    max_shard_size: str | int = "5GB",
+    parents: Parents | None = None,
+    companions: Mapping[str, str] | None = None,
+    replace: bool = False,
 ) -> Path:
     """Merge ``recipe`` into a model folder that transformers loads, and return the folder.
 
-    Holds in memory one tensor of each parent. The folder appears complete, by one rename, or not at all.
+    Holds in memory one tensor of each parent. The folder appears complete, by one rename, or not at all. Tensors that
+    are done outlive a kill, an interruption and a full disk in a hidden folder beside ``out``: merging the same recipe
+    of the same parents into the same ``out`` again goes on from there.
 
     Args:
         recipe: what to merge.
         out: a folder that does not exist or is empty.
         max_shard_size: of each safetensors file, such as "5GB".
         parents: the recipe's parents where they are open already.
+        companions: further files, name → text.
+        replace: put the merged folder in the place of the one at ``out``, if there is one.
 
     Raises:
         ConfigError: the recipe does not fit its parents; lists every problem.
-        CheckpointError: a parent cannot be found or read.
-        MergeError: a tensor cannot be merged, or a merged tensor holds NaN or Inf.
-        ExportError: the folder cannot be written, is not empty, or the disk is too small.
+        CheckpointError: a parent cannot be found or read, or one of its tensors holds NaN or Inf.
+        MergeError: a tensor cannot be merged, or overflows its dtype.
+        ExportError: the folder cannot be written, is not empty, is being written, or the disk is too small.
     """
     parents = parents or Parents.open(recipe.parents())
     if problems := check_recipe(recipe, parents):
         raise ConfigError(problems)
-    steps = {step.name: step for step in parents.plan(recipe)}
-    specs = [TensorSpec(step.name, step.shape, merge_dtypes(recipe, step)[1]) for step in steps.values()]
-    with CheckpointWriter(Path(out), specs, max_shard_size) as writer:
-        for name, tensor in merge_tensors(recipe, parents):
-            if not _finite(tensor):
-                raise MergeError(f"tensor {name}: the merge holds NaN or Inf; {_guilt(steps[name], parents)}")
+    parents = parents.viewed(recipe)
+    specs = [TensorSpec(step.name, step.shape, merge_dtypes(recipe, step)[1]) for step in parents.plan(recipe)]
+    identity = _identity(recipe, parents)
+    checked = parents.checked(recipe)
+    checked.release()  # of what the checks have read
+    with CheckpointWriter(Path(out), specs, max_shard_size, identity=identity, replace=replace) as writer:
+        for name, tensor in merge_tensors(recipe, checked, skip=writer.done):
+            if not all_finite(tensor):
+                raise MergeError(f"tensor {name}: the merge holds NaN or Inf, which no parent does; {_OVERFLOW}")
             writer.write(name, tensor)
+            del tensor  # it may be a view of a file that is to be unmapped
+            checked.release()
         _write_companions(recipe, parents, specs, writer.folder)
+        for file, text in (companions or {}).items():
+            (writer.folder / file).write_text(text, encoding="utf-8")
     return writer.out
 
 
-def _finite(tensor: torch.Tensor) -> bool:
-    if not tensor.is_floating_point() or not tensor.numel():
-        return True
-    return all(map(torch.isfinite, torch.aminmax(tensor)))
+def _identity(recipe: Recipe, parents: Parents) -> str:
+    """Return 16 hexadecimal digits of all that decides the merged weights, apart from their names, shapes and dtypes.
 
-
-def _guilt(step: Step, parents: Parents) -> str:
-    guilty = [model for model, name in step.inputs.items() if not _finite(parents.tensor(model, name))]
-    if not guilty:
-        return "no parent does; the recipe's numbers overflow its dtype"
-    return f"so does this tensor in {', '.join(guilty)}: use another checkpoint of that model"
+    A file that was written to since counts as another, even if the places that fingerprints look at are the same.
+    """
+    checkpoints = {reference: parents[reference] for reference in recipe.parents()}
+    files = {info.file for checkpoint in checkpoints.values() for info in checkpoint.tensors.values()}
+    if recipe.statistics is not None:
+        files |= {file for file in Path(recipe.statistics).glob("*") if file.is_file()}
+    content = {
+        "versions": [__version__, torch.__version__],
+        "recipe": recipe.hash,
+        "parents": {reference: checkpoint.fingerprint for reference, checkpoint in checkpoints.items()},
+        "files": sorted([str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.is_file()),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _write_companions(recipe: Recipe, parents: Parents, specs: list[TensorSpec], folder: Path) -> None:
     """Write config, tokenizer, generation config and the recipe beside the weights."""
-    donor = parents[recipe.base_model or recipe.parents()[0]]
     config = output_config(recipe, parents, specs)
+    config |= write_tokenizer(recipe, parents.checkpoints, folder)
+    copy_processors(parents[donor_of(recipe)].folder, folder)
     (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    source = recipe.tokenizer.source if recipe.tokenizer else recipe.tokenizer_source
-    copy_tokenizer(parents.checkpoints.get(source or "", donor).folder, folder)
-    if recipe.chat_template is not None:
-        (folder / CHAT_TEMPLATE).write_text(recipe.chat_template, encoding="utf-8")
-    copy_generation_config(donor.folder, folder)
     (folder / RECIPE).write_text(write_recipe(recipe), encoding="utf-8")
 
 
 def output_config(recipe: Recipe, parents: Parents, specs: list[TensorSpec]) -> dict[str, Any]:
     """Return the merged model's config: the base's (or first model's), dtype, depth and ties put right."""
-    donor = parents[recipe.base_model or recipe.parents()[0]]
+    donor = parents[donor_of(recipe)]
     config = {name: value for name, value in donor.config.items() if name != "_name_or_path"}
     sizes: Counter[torch.dtype] = Counter()
     for spec in specs:
@@ -98,22 +116,38 @@ def output_config(recipe: Recipe, parents: Parents, specs: list[TensorSpec]) -> 
     for dtype, _ in sizes.most_common(1):
         config["torch_dtype" if "torch_dtype" in config else "dtype"] = str(dtype).removeprefix("torch.")
     if parents.untied(recipe.parents()):
-        config["tie_word_embeddings"] = False
-    return config | _depth(recipe, parents, donor.config, donor.num_layers)
+        config = untied_config(config)
+    if recipe.modules:
+        return config | module_depths(recipe, parents, config)
+    return config | _depth(recipe, parents, config, donor.num_layers)
 
 
-def _depth(recipe: Recipe, parents: Parents, config: dict[str, Any], layers: int) -> dict[str, Any]:
-    """Return the config's fields that say how many layers there are or list something for each."""
+def _depth(recipe: Recipe, parents: Parents, config: Mapping[str, Any], layers: int) -> dict[str, Any]:
+    """Return the config's fields that say how many layers there are or list something for each.
+
+    They are in the config itself or, of models that nest it, in ``text_config``.
+    """
     sources: dict[int, tuple[str, int]] = {}
-    for step in parents.plan(recipe):
+    for step in parents.plan(recipe) if recipe.slices else ():
         model, tensor = next(iter(step.inputs.items()))
         if step.planned.layer is not None:
             sources.setdefault(step.planned.layer, (model, layer_of(tensor) or 0))
-    if [layer for _, layer in sources.values()] == list(range(layers)):
+    if not sources or [layer for _, layer in sources.values()] == list(range(layers)):
         return {}
+    configs = {model: parents[model].config for model, _ in sources.values()}
+    text = config.get("text_config")
+    if isinstance(text, Mapping) and not any(field in config for field in DEPTH_FIELDS):
+        configs = {model: each.get("text_config", {}) for model, each in configs.items()}
+        return {"text_config": {**text, **_new_depth(text, configs, list(sources.values()), layers)}}
+    return _new_depth(config, configs, list(sources.values()), layers)
+
+
+def _new_depth(
+    config: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]], sources: list[tuple[str, int]], layers: int
+) -> dict[str, Any]:
     changed: dict[str, Any] = {field: len(sources) for field in DEPTH_FIELDS if config.get(field) == layers}
     for field, value in config.items():
         if isinstance(value, list) and len(value) == layers and field.startswith(PER_LAYER):
-            lists = [parents[model].config.get(field, value) for model, _ in sources.values()]
-            changed[field] = [each[layer] for each, (_, layer) in zip(lists, sources.values(), strict=True)]
+            lists = [configs[model].get(field, value) for model, _ in sources]
+            changed[field] = [each[layer] for each, (_, layer) in zip(lists, sources, strict=True)]
     return changed

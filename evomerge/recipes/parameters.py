@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from evomerge.recipes.recipe import FilteredValue, ParameterSetting, Recipe
+from evomerge.recipes.recipe import FilteredValue, Module, ParameterSetting, Recipe
 
 SNAP = 1e-9
 
@@ -23,8 +23,8 @@ def resolve_parameter(
     """Return the value of parameter ``name`` for one tensor.
 
     The first of these that gives a value wins: the model's own parameters (its entry under ``models``, or
-    its source in the slice), the slice's, the recipe's, ``default``. A list of filtered values of which none
-    matches gives no value.
+    its source in the slice), the slice's, the module's, the recipe's, ``default``. A list of filtered values
+    of which none matches gives no value.
 
     Args:
         tensor: for a parameter of a model, the tensor's name *in that model*; for one of the merge as a
@@ -33,7 +33,8 @@ def resolve_parameter(
         model: whose parameter; None for parameters of the merge as a whole, which models cannot set.
         default: what to return when the recipe says nothing. If it is a bool, gradients choose and do not
             interpolate.
-        slice_index: which of the recipe's slices; may be left out if there are none or just one.
+        slice_index: which of the recipe's slices, counted through all modules; may be left out if there are none
+            or just one.
     """
     for parameters in _scopes(recipe, model, slice_index):
         if name in parameters:
@@ -44,29 +45,43 @@ def resolve_parameter(
 
 
 def _scopes(recipe: Recipe, model: str | None, slice_index: int | None) -> Iterator[Mapping[str, ParameterSetting]]:
-    for entry in recipe.models or ():
+    part, index = _part(recipe, slice_index)
+    for entry in part.models or ():
         if entry.model == model:
             yield entry.parameters
-    if recipe.slices and (slice_index is not None or len(recipe.slices) == 1):
-        part = recipe.slices[slice_index or 0]
-        for source in part.sources:
+    if part.slices and (index is not None or len(part.slices) == 1):
+        chosen = part.slices[index or 0]
+        for source in chosen.sources:
             if source.model == model:
                 yield source.parameters
+        yield chosen.parameters
+    if part is not recipe:
         yield part.parameters
     yield recipe.parameters
+
+
+def _part(recipe: Recipe, slice_index: int | None) -> tuple[Recipe | Module, int | None]:
+    """Return the module that a slice is part of, and which of its slices it is; slices are counted through."""
+    rest = slice_index
+    for _, part in recipe.parts():
+        count = len(part.slices or (part,))
+        if rest is None or rest < count:
+            return part, rest
+        rest -= count
+    raise IndexError(f"the recipe has no slice {slice_index}")
 
 
 def evaluate_setting(setting: ParameterSetting, tensor: str, depth: float, *, interpolate: bool = True) -> Any:
     """Return what ``setting`` says for a tensor at ``depth``; None if no filter matches its name.
 
     Args:
-        interpolate: whether gradients of numbers are interpolated; gradients of truth values or of words
-            never are: they give the point at or before ``depth``.
+        interpolate: whether the parameter is a number, so that gradients are interpolated (true and false as 1 and
+            0); those of switches and of words are not: they give the point at or before ``depth``.
     """
     if not isinstance(setting, tuple):
         return setting
     if not isinstance(setting[0], FilteredValue):
-        numbers = interpolate and not all(isinstance(point, (bool, str)) for point in setting)
+        numbers = interpolate and not any(isinstance(point, str) for point in setting)
         return _interpolate(setting, depth) if numbers else _choose(setting, depth)
     for item in setting:
         if item.filter is None or item.filter in tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
@@ -25,7 +25,9 @@ from pydantic import (
     model_validator,
 )
 
-DType: TypeAlias = Literal["float16", "bfloat16", "float32"]
+from evomerge.recipes.references import as_text, check_reference, overrides
+
+DType: TypeAlias = Literal["float16", "bfloat16", "float32", "float64"]
 
 
 class _Part(BaseModel):
@@ -34,21 +36,23 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def _reference(reference: str) -> str:
-    parts = reference.split("+")
-    if len(parts) > 2 or any(not part.strip() or part.count("@") > 1 for part in parts):
-        raise ValueError("a model is written 'name', 'name@revision' or 'name+adapter'")
-    return reference
-
-
 ModelName: TypeAlias = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1), AfterValidator(_reference)
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1),
+    AfterValidator(check_reference),
+    BeforeValidator(as_text),
 ]
+SWITCHES = {
+    **dict.fromkeys(("yes", "on", "true", "y", "t"), True),
+    **dict.fromkeys(("no", "off", "false", "n", "f"), False),
+}
 
 
 def _scalar(value: bool | int | float | str) -> bool | int | float | str:
-    """Read a quoted number as a number, as mergekit does, and refuse what is no finite number."""
+    """Read a quoted number as a number and ``yes`` as a switch, as mergekit does; refuse what is no finite number."""
     if isinstance(value, str):
+        if value.lower() in SWITCHES:
+            return SWITCHES[value.lower()]
         try:
             value = float(value)
         except ValueError:
@@ -161,6 +165,24 @@ class OutputSlice(_Part):
         return end - start
 
 
+class Module(_Part):
+    """One of the parts that a model is built of (a text decoder, a vision tower, an encoder): its own models or slices.
+
+    ``parameters`` stand between a slice's and the recipe's.
+    """
+
+    models: tuple[ModelInput, ...] | None = None
+    slices: tuple[OutputSlice, ...] | None = None
+    parameters: Parameters = {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Module:
+        if bool(self.models) == bool(self.slices):
+            raise ValueError("a module has either models or slices, at least one of them")
+        _refuse_repeats([entry.model for entry in self.models or ()], "module")
+        return self
+
+
 class TokenFromModel(_Part):
     """A token's embedding taken from a token of one model."""
 
@@ -197,6 +219,23 @@ class TokenizerSettings(_Part):
     pad_to_multiple_of: Annotated[int, Field(ge=1)] | None = None
 
 
+class Alignment(_Part):
+    """Neurons of every model brought into the order of one of them before the merge."""
+
+    method: Annotated[str, StringConstraints(min_length=1)]
+    to: ModelName | None = None
+    parameters: dict[str, Scalar] = {}
+
+
+class ActivationRelaxation(_Part):
+    """Merged weights drawn back towards the base where its activations are large (AIM)."""
+
+    omega: Annotated[float, Field(ge=0.0, le=1.0)] = 0.4
+
+
+WHOLE = "default"  # mergekit's name of the only module of a model that has no modules
+
+
 def _dtype_name(value: Any) -> Any:
     return value.removeprefix("torch.") if isinstance(value, str) else value
 
@@ -204,44 +243,62 @@ def _dtype_name(value: Any) -> Any:
 class Recipe(_Part):
     """One merged model: its method, its parents, and the numbers that say how they are combined.
 
-    ``seed`` is ours (mergekit ignores it): the seed of methods that drop weights at random.
+    Ours, and unknown to mergekit, are ``seed`` (of methods that drop weights at random), ``align`` (of models that do
+    not come from one base), ``statistics`` (a folder that `evomerge statistics` made, for methods that need data) and
+    ``aim``.
     """
 
     merge_method: Annotated[str, StringConstraints(min_length=1)]
     base_model: ModelName | None = None
     models: tuple[ModelInput, ...] | None = None
     slices: tuple[OutputSlice, ...] | None = None
+    modules: dict[str, Module] | None = None
     parameters: Parameters = {}
     dtype: Annotated[DType, BeforeValidator(_dtype_name)] | None = None
     out_dtype: Annotated[DType, BeforeValidator(_dtype_name)] | None = None
     tokenizer_source: ModelName | None = None
     tokenizer: TokenizerSettings | None = None
     chat_template: str | None = None
+    override_architecture: dict[ModelName, str] = {}
     seed: Annotated[int, Field(ge=0)] | None = None
+    align: Alignment | None = None
+    statistics: str | None = None
+    aim: ActivationRelaxation | None = None
 
     @model_validator(mode="before")
     @classmethod
-    def _modules(cls, data: Any) -> Any:
-        if isinstance(data, Mapping) and data.get("modules"):
-            raise ValueError(
-                "recipes for models of several modules ('modules:') are not supported; give models or slices"
-            )
+    def _architectures(cls, data: Any) -> Any:
+        """Gather the architectures that models spelled out as mappings are given."""
+        if isinstance(data, Mapping) and (found := overrides(data)):
+            return {**data, "override_architecture": {**(data.get("override_architecture") or {}), **found}}
         return data
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
-        if bool(self.models) == bool(self.slices):
-            raise ValueError("a recipe has either models or slices, at least one of them")
+        if (bool(self.models), bool(self.slices), bool(self.modules)).count(True) != 1:
+            raise ValueError("a recipe has either models or slices (or modules), at least one of them")
         if self.tokenizer is not None and self.tokenizer_source is not None:
             raise ValueError("give either tokenizer or tokenizer_source")
         _refuse_repeats([entry.model for entry in self.models or ()], "recipe")
+        if set(self.modules or ()) == {WHOLE}:
+            # A model of one module: the same recipe as without `modules`, and the same hash.
+            self.__dict__.update(as_plain(self, WHOLE).__dict__)
         return self
+
+    def parts(self) -> Iterator[tuple[str, Recipe | Module]]:
+        """Yield (beginning of its key paths, what has models or slices): the recipe itself, or each of its modules."""
+        if self.modules:
+            yield from ((f"modules.{name}.", module) for name, module in self.modules.items())
+        else:
+            yield "", self
 
     def parents(self) -> tuple[str, ...]:
         """Return every model reference, in order of first appearance, base models that are no input last."""
-        inputs = [entry.model for entry in self.models or ()]
-        inputs += [source.model for part in self.slices or () for source in part.sources]
-        bases = [part.base_model for part in self.slices or ()] + [self.base_model]
+        parts = [part for _, part in self.parts()]
+        slices = [each for part in parts for each in part.slices or ()]
+        inputs = [entry.model for part in parts for entry in part.models or ()]
+        inputs += [source.model for each in slices for source in each.sources]
+        bases = [each.base_model for each in slices] + [self.base_model]
         return tuple(dict.fromkeys(inputs + [base for base in bases if base is not None]))
 
     @property
@@ -252,6 +309,31 @@ class Recipe(_Part):
 
     def __hash__(self) -> int:
         return int(self.hash, 16)
+
+
+def as_plain(recipe: Recipe, name: str) -> Recipe:
+    """Return the recipe of one of the modules: its models or slices, its parameters before the recipe's."""
+    module = (recipe.modules or {})[name]
+    parameters = dict(recipe.parameters)
+    for parameter, setting in module.parameters.items():
+        parameters[parameter] = _before(setting, recipe.parameters.get(parameter))
+    fields = {"models": module.models, "slices": module.slices, "modules": None, "parameters": parameters}
+    return recipe.model_copy(update=fields)
+
+
+def _before(first: ParameterSetting, then: ParameterSetting | None) -> ParameterSetting:
+    """Return the setting that says what ``first`` says, and ``then`` for tensors of which that says nothing."""
+    filtered = _filtered(first)
+    return (
+        first
+        if then is None or filtered is None
+        else (*filtered, *(_filtered(then) or (FilteredValue.model_construct(value=then),)))
+    )
+
+
+def _filtered(setting: Any) -> tuple[FilteredValue, ...] | None:
+    """Return the setting if it is a list of filtered values, else None."""
+    return setting if isinstance(setting, tuple) and isinstance(setting[0], FilteredValue) else None
 
 
 def _refuse_repeats(models: Sequence[str], place: str) -> None:

@@ -69,16 +69,32 @@ def loads(text: str, source: str = "<string>") -> Document:
     """Parse one YAML document.
 
     Raises:
+        ConfigError: not YAML, several documents, or a mapping has the same key twice; says the line.
+    """
+    documents = loads_all(text, source)
+    if len(documents) > 1:
+        what = "the file has several documents (separated by '---'), one is expected here"
+        raise ConfigError(Problem(what, documents[1].where()))
+    return documents[0]
+
+
+def loads_all(text: str, source: str = "<string>") -> tuple[Document, ...]:
+    """Parse every document of a YAML text, at least one; empty ones beside others are left out.
+
+    Raises:
         ConfigError: not YAML, or a mapping has the same key twice; says the line.
     """
     loader: _Loader | None = None
+    documents: list[Document] = []
     try:
         loader = _Loader(text)
-        node = loader.get_single_node()
-        lines: dict[Key, int] = {}
-        if node is not None:
+        while loader.check_node():
+            node: Any = loader.get_node()
+            lines: dict[Key, int] = {}
             _collect(node, (), lines, source)
-        data = None if node is None else loader.construct_document(node)
+            data = loader.construct_document(node)
+            if data is not None:
+                documents.append(Document(data, source, lines))
     except ValueError as error:  # a date or number that only looks like one
         raise ConfigError(Problem(f"not valid YAML: {error}", source)) from error
     except RecursionError as error:
@@ -90,7 +106,7 @@ def loads(text: str, source: str = "<string>") -> Document:
     finally:
         if loader is not None:
             loader.dispose()
-    return Document(data, source, lines)
+    return tuple(documents) or (Document(None, source),)
 
 
 def load(path: Path | str) -> Document:
@@ -99,11 +115,19 @@ def load(path: Path | str) -> Document:
     Raises:
         ConfigError: the file cannot be read, or is not YAML.
     """
+    return loads(read(path), str(path))
+
+
+def read(path: Path | str) -> str:
+    """Return the text of the file at ``path``.
+
+    Raises:
+        ConfigError: it cannot be read, or is not UTF-8.
+    """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(Problem(f"cannot read the file: {error}", str(path))) from error
-    return loads(text, str(path))
 
 
 def dumps(data: Any) -> str:

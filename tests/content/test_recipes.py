@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 from evomerge.merging.method import METHODS
-from evomerge.recipes import count_layers, parse_recipe, plan, read_recipe, resolve_parameter, write_recipe
+from evomerge.merging.stages import models_of
+from evomerge.recipes import (
+    Recipe,
+    count_layers,
+    parse_recipes,
+    plan,
+    read_recipes,
+    resolve_parameter,
+    write_recipes,
+)
 from evomerge.zoo.family import FAMILY
 
 FOLDER = Path(__file__).parents[2] / "recipes"
@@ -18,8 +27,14 @@ NAMES += ["model.embed_tokens.weight", "model.norm.weight"]
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_recipe_means_something_for_every_tensor(path: Path) -> None:
-    recipe = read_recipe(path)
-    assert parse_recipe(write_recipe(recipe)) == recipe
+    stages = read_recipes(path)
+    assert [stage.recipe for stage in parse_recipes(write_recipes(stages))] == [stage.recipe for stage in stages]
+    for stage in stages:
+        check_recipe(stage.recipe)
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Assert that every tensor has a value for each parameter that the method needs."""
     method = METHODS[recipe.merge_method]
     required = [parameter for parameter in method.parameters if parameter.required]
     assert count_layers(NAMES) == 4
@@ -48,7 +63,7 @@ def test_a_recipe_says_what_it_is_and_how_to_use_it(path: Path) -> None:
 
 
 def test_recipes_merge_models_that_the_zoo_has() -> None:
-    named = {parent for path in FILES for parent in read_recipe(path).parents()}
+    named = {parent for path in FILES for parent in models_of(read_recipes(path))}
     assert named <= {f"zoo/{name}" for name in FAMILY}
 
 

@@ -83,13 +83,22 @@ def test_a_gradient_is_piecewise_linear(depth: float, expected: float) -> None:
 
 
 def test_gradients_of_switches_and_words_choose_instead_of_interpolating() -> None:
-    assert [evaluate_setting((True, False, True), "x", depth) for depth in (0, 0.4, 0.5, 1)] == [
-        True,
-        True,
-        False,
-        True,
-    ]
+    chosen = [evaluate_setting((True, False, True), "x", depth, interpolate=False) for depth in (0, 0.4, 0.5, 1)]
+    assert chosen == [True, True, False, True]
+    assert evaluate_setting((True, False), "x", 0.25) == 0.75  # a number written as a switch, as mergekit takes it
     assert evaluate_setting(("a", "b"), "x", 0.9) == "a"
     recipe = parse_recipe("merge_method: x\nmodels: [{model: a}]\nparameters: {normalize: [1, 0]}")
     found = resolve_parameter(recipe, "normalize", tensor="x", depth=0.5, model=None, default=True)
     assert found == 1
+
+
+def test_a_modules_parameters_stand_between_its_slices_and_the_recipes() -> None:
+    recipe = parse_recipe(
+        "merge_method: linear\nparameters: {weight: 5}\nmodules:\n"
+        "  one: {models: [{model: a, parameters: {weight: 1}}, {model: b}], parameters: {weight: 3}}\n"
+        "  two:\n    slices:\n    - {sources: [{model: a, layer_range: [0, 1]}]}\n"
+        "    - {sources: [{model: b, layer_range: [0, 1]}], parameters: {weight: 4}}\n"
+    )
+    assert [value(recipe, m, slice_index=0) for m in ("a", "b", None)] == [1, 3, 3]
+    assert [value(recipe, m, slice_index=1) for m in ("a", "b", None)] == [5, 5, 5]
+    assert [value(recipe, m, slice_index=2) for m in ("a", "b", None)] == [4, 4, 4]

@@ -18,7 +18,9 @@ from evomerge.recipes import Recipe, parse_recipe, read_recipe, write_recipe
 MINIMAL = "merge_method: linear\nmodels: [{model: a}, {model: b}]\n"
 
 numbers = st.one_of(st.booleans(), st.integers(-(10**6), 10**6), st.floats(allow_nan=False, allow_infinity=False))
-words = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_size=12)
+words = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_size=12).filter(
+    lambda word: word.strip().lower().lstrip("+-") not in ("nan", "inf", "infinity")
+)
 gradients = st.lists(numbers, min_size=1, max_size=5)
 values = st.one_of(numbers, gradients)
 filtered = st.lists(st.fixed_dictionaries({"value": values}, optional={"filter": words}), min_size=1, max_size=3)
@@ -54,6 +56,7 @@ def contents(draw: st.DrawFn) -> dict[str, Any]:
             "dtype": st.sampled_from(["float16", "bfloat16", "float32"]),
             "chat_template": words,
             "tokenizer_source": names,
+            "override_architecture": st.dictionaries(st.sampled_from(models), st.just("LlamaForCausalLM"), max_size=1),
             "seed": st.integers(0, 2**70),
         },
     )
@@ -166,14 +169,32 @@ def test_recipes_are_read_without_torch() -> None:
         ),
         (MINIMAL + "parameters: {weight: .nan}", "must be a finite number"),
         (MINIMAL + "parameters: {weight: [.inf]}", "must be a finite number"),
-        (MINIMAL + "dtype: float64", "'float64' is not a valid value"),
-        (MINIMAL + "dtype: float64", "did you mean 'float16'"),
+        (MINIMAL + "dtype: float6", "'float6' is not a valid value"),
+        (MINIMAL + "dtype: float6", "did you mean 'float64'"),
+        (MINIMAL + "dtype: int64", "'int64' is not a valid value"),
         (MINIMAL + "seed: -1", "seed: input should be greater than or equal to 0"),
         (
             MINIMAL + "tokenizer_source: base\ntokenizer: {source: union}",
             "either tokenizer or tokenizer_source",
         ),
-        (MINIMAL + "modules: {text: {}}", "several modules ('modules:') are not supported"),
+        ("merge_method: x\nmodules: {text: {}}", "r.yaml:2: modules.text: a module has either models or slices"),
+        (MINIMAL + "modules: {text: {models: [{model: a}]}}", "either models or slices (or modules)"),
+        (
+            "merge_method: x\nmodules:\n  text:\n    models: [{model: a}]\n    layers: 2",
+            "r.yaml:5: modules.text.layers: unknown field 'layers'",
+        ),
+        ("merge_method: x\nmodules: {t: {models: [{model: a}, {model: a}]}}", "listed twice in one module"),
+        (
+            "merge_method: linear\nmodels:\n- model: {path: a}",
+            "r.yaml:3: models[0].model: a model has no field 'path'",
+        ),
+        ("merge_method: linear\nmodels: [{model: {lora: a}}]", "needs the field 'model'"),
+        ("merge_method: linear\nmodels: [{model: {model: {path: a+b}}}]", "'a+b' cannot be told from a name with"),
+        ("merge_method: linear\nmodels: [{model: {model: [a]}}]", "a model's path is a name, or {path, revision}"),
+        (
+            "merge_method: linear\nbase_model: a\nmodels: [{model: {model: a, override_architecture: X}}]",
+            "'a' has not the same override_architecture everywhere",
+        ),
         ("merge_method: linear\nmodels: [{model: a}, {model: a}]", "'a' is listed twice in one recipe"),
         ("merge_method: linear\nmodels: [{model: a+b+c}]", "a model is written 'name', 'name@revision'"),
         ("merge_method: linear\nmodels: [{model: ''}]", "models[0].model: string should have at least 1"),
@@ -225,8 +246,9 @@ def test_parents_come_in_order_of_first_appearance_and_the_base_last() -> None:
 
 
 def test_numbers_in_quotes_and_torch_dtypes_are_understood_as_mergekit_does() -> None:
-    recipe = parse_recipe(MINIMAL + "parameters: {a: '0.5', b: ['1', 2], c: word}\ndtype: torch.bfloat16")
-    assert recipe.parameters == {"a": 0.5, "b": (1.0, 2), "c": "word"}
+    text = "parameters: {a: '0.5', b: ['1', 2], c: word, d: no, e: [On, 'YES']}\ndtype: torch.bfloat16"
+    recipe = parse_recipe(MINIMAL + text)
+    assert recipe.parameters == {"a": 0.5, "b": (1.0, 2), "c": "word", "d": False, "e": (True, True)}
     assert recipe.dtype == "bfloat16"
 
 
@@ -243,7 +265,76 @@ def test_a_written_recipe_is_plain_yaml_for_others() -> None:
     """The floats too: YAML 1.1 readers, as mergekit's, take ``1e-05`` for a string."""
     import yaml
 
-    recipe = parse_recipe(MINIMAL + "parameters: {weight: [1e-5, 3e+20, 0.1], words: [no, '1e3']}")
+    recipe = parse_recipe(MINIMAL + "parameters: {weight: [1e-5, 3e+20, 0.1], words: [nought, '1e3']}")
     plain = yaml.safe_load(write_recipe(recipe))
-    assert plain["parameters"] == {"weight": [1e-5, 3e20, 0.1], "words": ["no", 1000.0]}
+    assert plain["parameters"] == {"weight": [1e-5, 3e20, 0.1], "words": ["nought", 1000.0]}
     assert json.dumps(plain)
+
+
+def test_models_that_are_spelled_out_are_the_same_as_their_text() -> None:
+    spelled = parse_recipe(
+        "merge_method: ties\n"
+        "base_model: {model: {path: org/base, revision: main}}\n"
+        "models:\n"
+        "- model: {model: a}\n"
+        "- model: {model: {path: b}, lora: {path: org/adapter, revision: v2}, override_architecture: null}\n"
+        "tokenizer:\n"
+        "  source: {model: {path: b}}\n"
+        "  tokens:\n"
+        "    x: {source: {model: {path: a}}}\n"
+        "    y: {source: {kind: model_token, model: {model: {path: a, revision: null}}, token: z}}\n"
+    )
+    assert spelled == parse_recipe(
+        "merge_method: ties\nbase_model: org/base@main\nmodels: [{model: a}, {model: b+org/adapter@v2}]\n"
+        "tokenizer: {source: b, tokens: {x: {source: a}, y: {source: {kind: model_token, model: a, token: z}}}}\n"
+    )
+
+
+def test_an_architecture_is_kept_with_its_model() -> None:
+    text = "{model: {path: b@v}, override_architecture: MistralForCausalLM}".replace("b@v", "b, revision: v")
+    recipe = parse_recipe(f"merge_method: linear\nmodels: [{{model: a}}, {{model: {text}}}]\ntokenizer_source: b@v\n")
+    assert recipe.parents() == ("a", "b@v")
+    assert recipe.override_architecture == {"b@v": "MistralForCausalLM"}
+    written = write_recipe(recipe)
+    assert "override_architecture: MistralForCausalLM" in written
+    assert "\noverride_architecture" not in written
+    assert parse_recipe(written) == recipe
+    plain = parse_recipe("merge_method: linear\nmodels: [{model: a}, {model: b@v}]\ntokenizer_source: b@v")
+    assert plain.hash != recipe.hash
+
+
+MODULE = """
+merge_method: ties
+base_model: z
+modules:
+  default:
+    models: [{model: a, parameters: {weight: 1}}, {model: b}]
+    parameters: {weight: [{filter: mlp, value: 0.5}], density: 0.2}
+parameters: {weight: [{filter: attn, value: 0.6}], density: 0.9, lambda: 0.7}
+"""
+
+
+def test_one_module_that_is_the_whole_model_is_the_plain_recipe() -> None:
+    plain = parse_recipe(
+        "merge_method: ties\nbase_model: z\nmodels: [{model: a, parameters: {weight: 1}}, {model: b}]\n"
+        "parameters: {weight: [{filter: mlp, value: 0.5}, {filter: attn, value: 0.6}], density: 0.2, lambda: 0.7}"
+    )
+    recipe = parse_recipe(MODULE)
+    assert recipe == plain
+    assert recipe.hash == plain.hash
+    assert recipe.modules is None
+
+
+def test_several_modules_are_kept_and_their_models_are_parents() -> None:
+    recipe = parse_recipe(
+        MODULE.replace("default", "encoder").replace(
+            "parameters: {weight: [{filter: attn",
+            """
+  decoder:
+    slices: [{sources: [{model: c, layer_range: [0, 2]}], base_model: d}]
+parameters: {weight: [{filter: attn"""[1:],
+        )
+    )
+    assert recipe.parents() == ("a", "b", "c", "d", "z")
+    assert parse_recipe(write_recipe(recipe)) == recipe
+    assert [at for at, _ in recipe.parts()] == ["modules.encoder.", "modules.decoder."]

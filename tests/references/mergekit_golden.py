@@ -31,6 +31,11 @@ def weighted(**more):
     return [{"model": n, "parameters": {"weight": w, **more}} for n, w in zip("abc", weights, strict=True)]
 
 
+def plain(names):
+    """Return models without parameters."""
+    return [{"model": name} for name in names]
+
+
 def slices(scale):
     """Return two stacked slices, one of them scaled."""
     first = {"model": "a", "layer_range": [0, 2], "parameters": {"scale": scale}}
@@ -79,6 +84,57 @@ CASES = {
         "merge_method": "ties",
         "models": weighted(),
         "parameters": {"density": MIX, "rescale": True, "normalize": False, "int8_mask": True},
+        **ON_BASE,
+    },
+    "breadcrumbs": {
+        "merge_method": "breadcrumbs",
+        "models": weighted(density=[0.2, 0.9], gamma=[0.3, 0.02]),
+        "parameters": {"lambda": 1.2},
+        **ON_BASE,
+    },
+    "breadcrumbs_ties": {
+        "merge_method": "breadcrumbs_ties",
+        "models": weighted(density=0.6),
+        "parameters": {"gamma": 0.2, "rescale": True, "normalize": True},
+        **ON_BASE,
+    },
+    "nuslerp": {"merge_method": "nuslerp", "models": weighted()[1:]},
+    "nuslerp-rows": {
+        "merge_method": "nuslerp",
+        "models": [{"model": "base"}, *weighted()[:2]],
+        "parameters": {"nuslerp_flatten": False},
+        **ON_BASE,
+    },
+    "nuslerp-columns": {
+        "merge_method": "nuslerp",
+        "models": weighted()[:2],
+        "parameters": {"nuslerp_flatten": False, "nuslerp_row_wise": True},
+    },
+    "multislerp": {"merge_method": "multislerp", "models": weighted()},
+    "multislerp-on-base": {
+        "merge_method": "multislerp",
+        "models": weighted(),
+        "parameters": {"normalize_weights": False},
+        **ON_BASE,
+    },
+    "karcher": {"merge_method": "karcher", "models": plain("abc"), "parameters": {"max_iter": 4}, **ON_BASE},
+    "sce": {"merge_method": "sce", "models": plain("abc"), "parameters": {"int8_mask": True}, **ON_BASE},
+    "sce-selected": {"merge_method": "sce", "models": plain("abc"), "parameters": {"select_topk": MIX}, **ON_BASE},
+    "model_stock": {"merge_method": "model_stock", "models": plain("abc"), **ON_BASE},
+    "model_stock-rows": {
+        "merge_method": "model_stock",
+        "models": plain("ab"),
+        "parameters": {"filter_wise": True},
+        **ON_BASE,
+    },
+    "arcee_fusion": {"merge_method": "arcee_fusion", "models": plain("a"), **ON_BASE},
+    "arcee_fusion-bfloat16": {"merge_method": "arcee_fusion", "models": plain("b"), "dtype": "bfloat16", **ON_BASE},
+    "nearswap": {"merge_method": "nearswap", "models": plain("c"), "parameters": {"t": [0.001, 0.03]}, **ON_BASE},
+    "ram": {"merge_method": "ram", "models": plain("abc"), "parameters": {"epsilon": 0.02}, **ON_BASE},
+    "ramplus_tl": {
+        "merge_method": "ramplus_tl",
+        "models": plain("abc"),
+        "parameters": {"r": 0.7, "alpha": [0.1, 2.0], "epsilon": 0.03},
         **ON_BASE,
     },
     "passthrough": {
