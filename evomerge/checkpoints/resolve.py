@@ -16,6 +16,7 @@ DOWNLOADED = (
     *("*.safetensors", "*.json", "*.model", "*.jinja", "*.txt", "*.tiktoken", "tokenizer*"),
     *("README.md", "LICEN*"),  # a merge's licence is read from them
 )
+PICKLED = ("pytorch_model*.bin", "adapter_model.bin")
 NOT_DOWNLOADED = ("original/*", "consolidated*", "onnx/*", "*.gguf")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
@@ -32,35 +33,41 @@ def zoo_folder() -> Path:
     return cache_folder() / "zoo" / ZOO_VERSION
 
 
-def resolve(reference: str, *, offline: bool = False, base_folder: Path | None = None) -> Path:
+def resolve(
+    reference: str, *, offline: bool = False, base_folder: Path | None = None, allow_pickle: bool = False
+) -> Path:
     """Return the folder of the model that ``reference`` names; downloads it when it is a Hub id.
 
     Tried in this order: an existing folder, a model of the zoo (``zoo/base``), a Hub id (``owner/name`` or
-    ``owner/name@revision``).
+    ``owner/name@revision``). Of ``MODEL+ADAPTER`` it is the folder of the model, which has config and tokenizer.
 
     Args:
         offline: look for Hub ids in the local cache only (``HF_HUB_OFFLINE=1`` does the same).
         base_folder: what relative folders are relative to (an experiment file's folder), before the current
             folder.
+        allow_pickle: download pickled weights of a Hub id that has no safetensors.
 
     Raises:
         CheckpointError: nothing was found; says what was tried and the nearest names.
     """
-    if (folder := _existing_folder(reference, base_folder)) is not None:
+    if (folder := existing_folder(reference, base_folder)) is not None:
         return folder
+    if "+" in reference:
+        model = reference.partition("+")[0]
+        return resolve(model, offline=offline, base_folder=base_folder, allow_pickle=allow_pickle)
     if reference.startswith("zoo/"):
         return _zoo_model(reference)
-    if "+" in reference:
-        raise CheckpointError(
-            f"{reference!r}: LoRA adapters are not supported yet; merge it into its base and save that"
-        )
     name, _, revision = reference.partition("@")
     if not _HUB_ID.fullmatch(name):
         raise CheckpointError(f"{reference!r}: no such folder; {_neighbours(reference, base_folder)}")
-    return _download(reference, name, revision or None, offline)
+    folder = _download(reference, name, revision or None, offline)
+    if allow_pickle and not any(folder.glob("*.safetensors")):
+        folder = _download(reference, name, revision or None, offline, (*DOWNLOADED, *PICKLED))
+    return folder
 
 
-def _existing_folder(reference: str, base_folder: Path | None) -> Path | None:
+def existing_folder(reference: str, base_folder: Path | None) -> Path | None:
+    """Return the absolute path of the folder that ``reference`` is, None if it is none."""
     path = Path(reference).expanduser()
     candidates = [base_folder / path] if base_folder is not None else []
     return next((p.absolute() for p in (*candidates, path) if p.is_dir()), None)
@@ -84,7 +91,9 @@ def _zoo_model(reference: str) -> Path:
     return folder / reference.removeprefix("zoo/")
 
 
-def _download(reference: str, name: str, revision: str | None, offline: bool) -> Path:
+def _download(
+    reference: str, name: str, revision: str | None, offline: bool, patterns: tuple[str, ...] = DOWNLOADED
+) -> Path:
     from huggingface_hub import constants, snapshot_download
 
     offline = offline or constants.HF_HUB_OFFLINE
@@ -92,7 +101,7 @@ def _download(reference: str, name: str, revision: str | None, offline: bool) ->
         path = snapshot_download(
             name,
             revision=revision,
-            allow_patterns=list(DOWNLOADED),
+            allow_patterns=list(patterns),
             ignore_patterns=list(NOT_DOWNLOADED),
             local_files_only=offline,
             etag_timeout=5,

@@ -1,49 +1,46 @@
-"""Tensors that a model shares under two names, such as the embedding and the head."""
+"""Tensors that a model shares under several names, such as the embedding and the head."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from evomerge.checkpoints.checkpoint import Checkpoint
+from evomerge.checkpoints.skeleton import skeleton
 
 
 def tied_tensors(checkpoint: Checkpoint) -> dict[str, str]:
     """Return name → the stored tensor that the model uses under that name too.
 
-    Which tensors may be shared is known to the model's class in transformers, whether they are to its config.
-    A file that stores both names counts as tied only if they are equal, which is how transformers loads it.
+    Which tensors may be shared is known to the model's class in transformers, whether they are to its config. Files
+    store one of them, not always the same one. A file that stores several counts as tied only if they are equal,
+    which is how transformers loads it.
     """
-    pairs = _pairs_of_class(checkpoint)
-    stored = checkpoint.tensors
+    model = skeleton(checkpoint)
+    if model is None or not model.tied:
+        return {}
+    stored = {model.name_of(name)[0]: name for name in checkpoint.tensors}
+    groups: dict[str, list[str]] = {}
+    for alias, source in model.tied.items():
+        groups.setdefault(source, [source]).append(alias)
     tied: dict[str, str] = {}
-    for alias, source in pairs.items():
-        names = (source, source.partition(".")[2])  # old files lack the model's prefix
-        found = next((name for name in names if name in stored), None)
-        if found is None or (alias in stored and not _equal(checkpoint, alias, found)):
-            continue
-        tied[alias] = found
+    for names in groups.values():
+        present = [stored[name] for name in names if name in stored]
+        for name in names:
+            under = stored.get(name, name)
+            if under in checkpoint.untied:
+                continue
+            if present and under != present[0] and (under not in present or _equal(checkpoint, under, present[0])):
+                tied[under] = present[0]
     return tied
 
 
-def _pairs_of_class(checkpoint: Checkpoint) -> dict[str, str]:
-    import transformers
-
-    names = checkpoint.config.get("architectures") or [""]
-    model_class: Any = getattr(transformers, names[0], None)
-    keys = getattr(model_class, "_tied_weights_keys", None)
-    if not isinstance(keys, dict) or not _config_ties(checkpoint, model_class):
-        return {}
-    return {alias: source for alias, source in keys.items() if isinstance(source, str)}
-
-
-def _config_ties(checkpoint: Checkpoint, model_class: Any) -> bool:
-    """Whether the config ties, with the default of its class where the file does not say."""
-    if "tie_word_embeddings" in checkpoint.config:
-        return bool(checkpoint.config["tie_word_embeddings"])
-    config_class = getattr(model_class, "config_class", None)
-    return bool(getattr(config_class() if config_class else None, "tie_word_embeddings", False))
+def untied_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config with the flag, its own and that of configs nested in it, of a model that ties nothing."""
+    nested = {name: value for name, value in config.items() if isinstance(value, Mapping) and "vocab_size" in value}
+    return {**config, **{name: untied_config(value) for name, value in nested.items()}, "tie_word_embeddings": False}
 
 
 def _equal(checkpoint: Checkpoint, first: str, second: str) -> bool:

@@ -6,10 +6,13 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -24,6 +27,15 @@ TOKENIZER_FILES = (
     "sentencepiece.bpe.model",
     "chat_template.jinja",
     "chat_template.json",
+)
+VOCABULARY_FILES = tuple(name for name in TOKENIZER_FILES if not name.startswith(("chat_template", "special_tokens")))
+PROCESSOR_FILES = (  # how pictures, videos and sound become numbers
+    "preprocessor_config.json",
+    "processor_config.json",
+    "image_processor_config.json",
+    "video_preprocessor_config.json",
+    "video_processor_config.json",
+    "feature_extractor_config.json",
 )
 TEMPLATE_FOLDER = "additional_chat_templates"
 GENERATION_CONFIG = "generation_config.json"
@@ -64,7 +76,7 @@ def compare_tokenizers(checkpoints: Sequence[Checkpoint]) -> TokenizerComparison
 def vocab_size(checkpoint: Checkpoint) -> int | None:
     """Return the rows that the config gives the embedding (often more than tokens), None if unsaid."""
     config: Mapping[str, Any] = checkpoint.config
-    return config.get("vocab_size", config.get("text_config", {}).get("vocab_size"))
+    return config.get("vocab_size", (config.get("text_config") or {}).get("vocab_size"))
 
 
 def vocabulary(checkpoint: Checkpoint) -> dict[str, int] | None:
@@ -79,13 +91,34 @@ def vocabulary(checkpoint: Checkpoint) -> dict[str, int] | None:
             from tokenizers import Tokenizer
 
             return dict(Tokenizer.from_file(str(fast)).get_vocab(with_added_tokens=True))
-        if not any((checkpoint.folder / name).is_file() for name in TOKENIZER_FILES):
-            return None
-        from transformers import AutoTokenizer
-
-        return dict(AutoTokenizer.from_pretrained(checkpoint.folder).get_vocab())
     except Exception as error:  # the Rust library raises bare Exceptions
         raise CheckpointError(f"{checkpoint.name}: its tokenizer cannot be read: {error}") from error
+    loaded = load_tokenizer(checkpoint)
+    return None if loaded is None else dict(loaded.get_vocab())
+
+
+def has_tokenizer(checkpoint: Checkpoint) -> bool:
+    """Whether the folder holds a tokenizer, readable or not."""
+    return any((checkpoint.folder / name).is_file() for name in VOCABULARY_FILES) or any(
+        checkpoint.folder.glob("*.tiktoken")
+    )
+
+
+def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase | None:
+    """Return the tokenizer as transformers loads it; None if the folder holds none.
+
+    Raises:
+        CheckpointError: there are tokenizer files, but they cannot be read.
+    """
+    if not has_tokenizer(checkpoint):
+        return None
+    from transformers import AutoTokenizer
+
+    try:
+        loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
+    except Exception as error:  # the Rust library raises bare Exceptions
+        raise CheckpointError(f"{checkpoint.name}: its tokenizer cannot be read: {error}") from error
+    return loaded
 
 
 def copy_tokenizer(source: Path, out: Path) -> list[str]:
@@ -100,6 +133,14 @@ def copy_tokenizer(source: Path, out: Path) -> list[str]:
     if (source / TEMPLATE_FOLDER).is_dir():
         shutil.copytree(source / TEMPLATE_FOLDER, out / TEMPLATE_FOLDER, copy_function=shutil.copyfile)
         copied.append(TEMPLATE_FOLDER)
+    return copied
+
+
+def copy_processors(source: Path, out: Path) -> list[str]:
+    """Copy the settings of processors and feature extractors unchanged and return their names."""
+    copied = [name for name in PROCESSOR_FILES if (source / name).is_file()]
+    for name in copied:
+        shutil.copyfile(source / name, out / name)
     return copied
 
 

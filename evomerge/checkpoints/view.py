@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from evomerge.checkpoints.checkpoint import Checkpoint
+from evomerge.checkpoints.checkpoint import Checkpoint, all_finite
 from evomerge.checkpoints.headers import TensorInfo
+from evomerge.errors import CheckpointError
 
 
 class CheckpointView(Checkpoint):
@@ -28,6 +29,7 @@ class CheckpointView(Checkpoint):
         self.folder: Path = source.folder
         self.config: dict[str, Any] = source.config
         self.tensors: Mapping[str, TensorInfo] = source.tensors
+        self.untied = source.untied
 
     def tensor(self, name: str) -> torch.Tensor:
         """Return tensor ``name``, shaped and typed as ``tensors`` says.
@@ -42,6 +44,21 @@ class CheckpointView(Checkpoint):
         self.source.release()
 
     @property
-    def fingerprint(self) -> str:  # type: ignore[override]
+    def fingerprint(self) -> str:
         """The source's fingerprint; a subclass adds what it changes."""
         return self.source.fingerprint
+
+
+class FiniteView(CheckpointView):
+    """A checkpoint that refuses to hand out a tensor with NaN or Inf."""
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """Return tensor ``name``.
+
+        Raises:
+            CheckpointError: it holds NaN or Inf; names the tensor and the model.
+        """
+        tensor = self.source.tensor(name)
+        if not all_finite(tensor):
+            raise CheckpointError(f"{self.name}: tensor {name} holds NaN or Inf; use another copy of this model")
+        return tensor

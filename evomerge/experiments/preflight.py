@@ -8,10 +8,11 @@ from __future__ import annotations
 import functools
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 import torch
 from transformers import AutoTokenizer
@@ -61,13 +62,22 @@ class Prepared:
         """Name to (kind, recipe) of the models that the search is compared with: base, parents, uniform merge."""
         experiment = self.experiment
         models = {
-            name: ("base" if name == "base" else "parent", alone(reference, self.dtype))
+            name: ("base" if name == "base" else "parent", self._alone(reference))
             for name, reference in experiment.references.items()
         }
-        return {
-            **models,
-            "uniform": ("uniform", uniform(list(experiment.parents.values()), self.dtype)),
-        }
+        return {**models, "uniform": ("uniform", self._uniform())}
+
+    def _alone(self, reference: str) -> Recipe:
+        """Return the recipe of one model: as it is, or with the vocabulary that all models share in this run."""
+        if not changes_vocabulary(self.experiment):
+            return alone(reference, self.dtype)
+        return together(self.experiment, self.dtype, {reference: 1.0})
+
+    def _uniform(self) -> Recipe:
+        references = list(self.experiment.parents.values())
+        if changes_vocabulary(self.experiment):
+            return together(self.experiment, self.dtype, dict.fromkeys(references, 1 / len(references)))
+        return uniform(references, self.dtype, {"align": self.experiment.merge.fields.get("align")})
 
 
 def alone(reference: str, dtype: str | None) -> Recipe:
@@ -75,10 +85,30 @@ def alone(reference: str, dtype: str | None) -> Recipe:
     return Recipe.model_validate({"merge_method": "passthrough", "models": [{"model": reference}], "dtype": dtype})
 
 
-def uniform(references: list[str], dtype: str | None) -> Recipe:
-    """Return the recipe of the plain average of the parents."""
+def together(experiment: ExperimentConfig, dtype: str | None, weights: Mapping[str, float]) -> Recipe:
+    """Return a linear recipe of all models of the experiment, with its vocabulary; those without a weight get 0."""
+    fields = {
+        "merge_method": "linear",
+        "base_model": experiment.base,
+        "models": [
+            {"model": reference, "parameters": {"weight": weights.get(reference, 0.0)}}
+            for reference in experiment.references.values()
+        ],
+        "dtype": dtype,
+        **experiment.merge.vocabulary,
+    }
+    return Recipe.model_validate(fields)
+
+
+def changes_vocabulary(experiment: ExperimentConfig) -> bool:
+    """Whether the models of the run get a vocabulary that may not be their own."""
+    return bool(experiment.merge.vocabulary)
+
+
+def uniform(references: list[str], dtype: str | None, further: Mapping[str, Any] = MappingProxyType({})) -> Recipe:
+    """Return the recipe of the plain average of the parents; ``further`` are fields of the recipe."""
     models = tuple(ModelInput(model=r, parameters={"weight": 1.0 / len(references)}) for r in references)
-    return Recipe.model_validate({"merge_method": "linear", "models": models, "dtype": dtype})
+    return Recipe.model_validate({"merge_method": "linear", "models": models, "dtype": dtype, **further})
 
 
 def prepare(experiment: ExperimentConfig, *, out: Path | None = None) -> Prepared:
@@ -98,7 +128,7 @@ def prepare(experiment: ExperimentConfig, *, out: Path | None = None) -> Prepare
         _attempt(problems, lambda: _check_pick(experiment, objectives))
     space = None
     dtype = donor = ""
-    if parents and not (problems_of_parents := parents.problems()):
+    if parents and not (problems_of_parents := _seen(experiment, parents).problems()):
         dtype = experiment.dtype or common_dtype(parents)
         info = _info(experiment, parents, dtype)
         space = _attempt(problems, lambda: build_search_space(experiment.search_space, info))
@@ -123,6 +153,11 @@ def prepare(experiment: ExperimentConfig, *, out: Path | None = None) -> Prepare
         raise ConfigError(list(dict.fromkeys(problems)))
     warnings = tuple(str(problem) for problem in fitness.warnings)
     return Prepared(experiment, parents, fitness, space, objectives, warnings, dtype, donor)
+
+
+def _seen(experiment: ExperimentConfig, parents: Parents) -> Parents:
+    """Return the parents with the vocabulary that the run gives them."""
+    return parents.viewed(together(experiment, None, {})) if changes_vocabulary(experiment) else parents
 
 
 def not_finite(parents: Parents) -> list[Problem]:
@@ -198,6 +233,7 @@ def _info(experiment: ExperimentConfig, parents: Parents, dtype: str) -> Parents
         tensor_names=tuple(checkpoint.tensors),
         num_layers=checkpoint.num_layers,
         dtype=dtype,
+        common=experiment.merge.fields,
     )
 
 

@@ -378,6 +378,8 @@ def _settings(prepared: Prepared) -> dict[str, str]:
         "the searcher": experiment.searcher.model_dump(mode="json"),
         "the dtype": prepared.dtype,
     }
+    if experiment.merge.fields:
+        settings["the merge settings"] = experiment.merge.model_dump(mode="json")
     for objective in experiment.fitness.objectives:
         file = Path((objective.function or "").rpartition(":")[0])
         if file.suffix == ".py":

@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from evomerge import library
 from evomerge.errors import ConfigError, Problem
 from evomerge.fitness.objectives import FitnessConfig
-from evomerge.recipes import yaml
+from evomerge.recipes import ActivationRelaxation, Alignment, TokenizerSettings, yaml
 from evomerge.search_spaces import SearchSpaceConfig, read_search_space
 from evomerge.searchers import SearcherConfig, read_searcher
 
@@ -49,6 +49,34 @@ class WorkersConfig(Strict):
     retries: int = Field(default=2, ge=0, description="further tries of a trial whose worker died")
 
 
+class MergeConfig(Strict):
+    """What every merge of the run has in common besides the search space: fields of a recipe (docs/recipes.md)."""
+
+    tokenizer_source: str | None = None
+    tokenizer: TokenizerSettings | None = None
+    chat_template: str | None = None
+    align: Alignment | None = None
+    statistics: str | None = None
+    aim: ActivationRelaxation | None = None
+    seed: int | None = Field(default=None, ge=0)
+
+    @model_validator(mode="after")
+    def _one_tokenizer(self) -> MergeConfig:
+        if self.tokenizer is not None and self.tokenizer_source is not None:
+            raise ValueError("give either tokenizer or tokenizer_source")
+        return self
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The fields that are set, as a recipe has them."""
+        return self.model_dump(exclude_none=True, exclude_defaults=True)
+
+    @property
+    def vocabulary(self) -> dict[str, Any]:
+        """Those of the fields that decide on the vocabulary."""
+        return {name: value for name, value in self.fields.items() if name in ("tokenizer_source", "tokenizer")}
+
+
 class ExperimentConfig(Strict):
     """A whole experiment. ``search_space`` and ``searcher`` may be a name or a mapping."""
 
@@ -62,6 +90,7 @@ class ExperimentConfig(Strict):
     workers: WorkersConfig = WorkersConfig()
     pick: str = "best-mean"
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    merge: MergeConfig = MergeConfig()
 
     _document: yaml.Document | None = PrivateAttr(None)
 
@@ -89,6 +118,7 @@ class _Raw(Strict):
     workers: WorkersConfig = WorkersConfig()
     pick: str = "best-mean"
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    merge: MergeConfig = MergeConfig()
 
     @field_validator("parents")
     @classmethod
@@ -158,6 +188,7 @@ def parse_experiment(
         "base": None if raw.base is None else absolute(raw.base, folder),
         "parents": {nickname: absolute(reference, folder) for nickname, reference in raw.parents.items()},
         "fitness": anchored(raw.fitness, folder),
+        "merge": located(raw.merge, folder),
     }
     experiment = ExperimentConfig.model_construct(**fields)
     experiment._document = document
@@ -192,6 +223,19 @@ def anchored(fitness: FitnessConfig, folder: Path) -> FitnessConfig:
         for objective in fitness.objectives
     )
     return fitness.model_copy(update={"objectives": objectives})
+
+
+def located(merge: MergeConfig, folder: Path) -> MergeConfig:
+    """Make the path of the statistics, and references that are paths, absolute."""
+    changed: dict[str, Any] = {}
+    if merge.statistics is not None:
+        beside = folder / Path(merge.statistics).expanduser()
+        changed["statistics"] = str((beside if beside.exists() else Path(merge.statistics)).resolve())
+    if merge.tokenizer_source not in (None, "base", "union"):
+        changed["tokenizer_source"] = absolute(str(merge.tokenizer_source), folder)
+    if merge.align is not None and merge.align.to is not None:
+        changed["align"] = merge.align.model_copy(update={"to": absolute(merge.align.to, folder)})
+    return merge.model_copy(update=changed)
 
 
 def _file(name: str | None, folder: Path) -> str | None:

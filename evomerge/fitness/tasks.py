@@ -110,6 +110,34 @@ class LmEvalTask:
 
         return str(self._requests(self.pools["search"][0], render if template else None)[0].args[0])
 
+    def training_items(self) -> tuple[Item, ...]:
+        """Return the task's training examples; none if it has no such split."""
+        return self._read(self._task.training_docs()) if self._task.has_training_docs() else ()
+
+    def worked(self, item: Item) -> tuple[str, str]:
+        """Return an item's prompt, without a chat template, and the expected answer as it would follow.
+
+        Raises:
+            FitnessError: the task does not say which answer is right.
+        """
+        requests, config = self._requests(item, None), self._task.config
+        if self._task.OUTPUT_TYPE == "loglikelihood_rolling":
+            return "", str(requests[0].args[0])
+        target = self._task.doc_to_target(item.doc)
+        if isinstance(target, (list, tuple)):
+            target = target[0] if target else None
+        if self._task.OUTPUT_TYPE == "generate_until":
+            return str(requests[0].args[0]), f"{config.target_delimiter}{target}"
+        if self._task.OUTPUT_TYPE == "multiple_choice":
+            choices = list(self._task.doc_to_choice(item.doc))
+            target = target if isinstance(target, int) else choices.index(target) if target in choices else None
+        else:
+            target = 0
+        if target is None or not 0 <= target < len(requests):
+            raise FitnessError(f"task {self.key!r} does not say which answer to item {item.id} is right")
+        prompt, answer = requests[target].args[:2]
+        return str(prompt), str(answer)
+
     def problems(self, tokenizer: Any) -> list[Problem]:
         """Return why this task cannot be run with a tokenizer."""
         if self._settings.apply_chat_template and not getattr(tokenizer, "chat_template", None):

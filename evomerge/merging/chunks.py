@@ -17,16 +17,22 @@ import torch
 T = TypeVar("T")
 
 CHUNK = 1 << 19  # entries; the temporaries of one piece stay in the second-level cache
+HEAP_BLOCK = (1 << 25) - (1 << 12)  # glibc's limit is 32 MB
 GPU_CHUNK = 1 << 26  # a GPU wants large pieces; this bounds its temporaries to some 256 MB each
 
 
-def over_chunks(function: Callable[[int, int], T], size: int, device: torch.device | str = "cpu") -> list[T]:
+def over_chunks(
+    function: Callable[[int, int], T], size: int, device: torch.device | str = "cpu", entries: int = 1
+) -> list[T]:
     """Return ``function(start, stop)`` of every piece of ``range(size)``, in order; an empty range is one piece.
 
-    The pieces depend on ``size`` and the kind of device alone, never on the number of threads.
+    The pieces depend on ``size``, ``entries`` and the kind of device alone, never on the number of threads.
+
+    Args:
+        entries: how many entries each number of the range stands for, such as those of a row.
     """
     on_cpu = torch.device(device).type == "cpu"
-    step = CHUNK if on_cpu else GPU_CHUNK
+    step = max(1, (CHUNK if on_cpu else GPU_CHUNK) // max(1, entries))
     starts = range(0, max(size, 1), step)
     stops = [min(start + step, size) for start in starts]
     threads = min(torch.get_num_threads(), len(starts)) if on_cpu else 1
@@ -47,6 +53,9 @@ def _pool(threads: int) -> ThreadPoolExecutor:
         started.wait()
 
     pool = ThreadPoolExecutor(threads, "evomerge-merge", initializer=start)
+    # glibc serves what is at most as large as the largest block freed so far from a heap that it keeps; temporaries
+    # beyond that get fresh pages each time, which takes as long as the arithmetic.
+    torch.empty(HEAP_BLOCK, dtype=torch.uint8)
     for _ in range(threads):
         pool.submit(int)
     started.wait()

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from evomerge.checkpoints import Checkpoint, compare_tokenizers
 from evomerge.errors import Problem
+from evomerge.recipes import layer_of
 
 # Fields that change what the same weights compute, while shapes stay equal.
-FIELDS = ("model_type", "num_attention_heads", "n_head", "num_key_value_heads", "head_dim", "hidden_act")
+FIELDS = (
+    *("model_type", "num_attention_heads", "n_head", "n_heads", "num_heads", "num_key_value_heads", "head_dim"),
+    *("encoder_attention_heads", "decoder_attention_heads", "hidden_act", "activation_function", "num_experts_per_tok"),
+)
+Config = Mapping[str, Any]
 _VOCABULARY = ("embed", "wte", "lm_head")
+_NO_HEAD = re.compile(r"embed|position|norm|patch", re.IGNORECASE)
 _SHOWN = 3
 
 
@@ -20,16 +27,27 @@ def config_problems(checkpoints: Sequence[Checkpoint]) -> list[Problem]:
     found = [problem for checkpoint in checkpoints for problem in _quantised(checkpoint)]
     first, *others = checkpoints
     for other in others:
-        for field in FIELDS:
-            ours, theirs = first.config.get(field), other.config.get(field)
-            if ours is not None and theirs is not None and ours != theirs:
-                what = f"{field} is {ours!r} in {first.name}, {theirs!r} in {other.name}"
-                found.append(Problem(what, other.name, "merge models of one architecture and base"))
-        if rope(first.config) != rope(other.config):
-            what = f"rotary embeddings differ: {_show(first)} in {first.name}, {_show(other)} in {other.name}"
-            hint = "weights learnt for one rotation do not fit another; use models of one base"
-            found.append(Problem(what, other.name, hint))
+        for part, ours, theirs in _parts(first.config, other.config):
+            for field in FIELDS:
+                if ours.get(field) is not None and theirs.get(field) is not None and ours[field] != theirs[field]:
+                    what = f"{part}{field} is {ours[field]!r} in {first.name}, {theirs[field]!r} in {other.name}"
+                    found.append(Problem(what, other.name, "merge models of one architecture and base"))
+            if rope(ours) != rope(theirs):
+                where = f" of {part.rstrip('.')}" if part else ""
+                shown = f"{_show(ours)} in {first.name}, {_show(theirs)} in {other.name}"
+                hint = "weights learnt for one rotation do not fit another; use models of one base"
+                found.append(Problem(f"rotary embeddings{where} differ: {shown}", other.name, hint))
     return found
+
+
+def _parts(
+    ours: Mapping[str, Any], theirs: Mapping[str, Any]
+) -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
+    """Yield the two configs, and those of the model's parts that are nested in both (``text_config``)."""
+    yield "", ours, theirs
+    for name, value in ours.items():
+        if name.endswith("_config") and isinstance(value, Mapping) and isinstance(theirs.get(name), Mapping):
+            yield f"{name}.", value, theirs[name]
 
 
 def rope(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,25 +63,28 @@ def rope(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def tokenizer_problems(checkpoints: Sequence[Checkpoint]) -> list[Problem]:
-    """Return where vocabularies differ, by token and by the number of embedding rows."""
+    """Return where vocabularies differ, by token; rows without tokens may differ in number."""
     if len(checkpoints) < 2:
         return []
     comparison = compare_tokenizers(checkpoints)
-    if comparison.kind == "identical":
+    if comparison.kind != "different":
         return []
-    if comparison.kind == "padding":
-        hint = "the tokens agree, only padding rows differ; resize the embeddings to one size and save again"
-    else:
-        hint = "only models with one vocabulary can be merged so far; choose parents that share their tokenizer"
-    return [Problem(detail, "tokenizer", hint) for detail in comparison.details]
+    hint = "say which vocabulary the merged model has: tokenizer_source: base, union, or one of the models"
+    listed = "".join(f"\n    - {detail}" for detail in comparison.details)
+    return [Problem(f"the models have different vocabularies:{listed}", "tokenizer_source", hint)]
 
 
 def shape_problems(name: str, shapes: Mapping[str, tuple[int, ...]]) -> list[Problem]:
     """Return one problem for each model whose tensor has another shape than the first model's."""
     (first, expected), *others = shapes.items()
     hint = "every parent must have the base's shapes; was this model fine-tuned from the same base?"
+    if layer_of(name) is None and not _NO_HEAD.search(name):
+        hint = (
+            f"a head for other labels? Models with the weight 0 there take no part in it: weight: "
+            f"[{{filter: {name.rpartition('.')[0] or name}, value: 0}}, {{value: 0.5}}]"
+        )
     if any(word in name for word in _VOCABULARY):
-        hint = "vocabularies must have one size so far; choose parents that share their tokenizer"
+        hint = "say which vocabulary the merged model has: tokenizer_source: base, union, or one of the models"
     return [
         Problem(f"tensor {name} is {_times(expected)} in {first}, {_times(shape)} in {other}", other, hint)
         for other, shape in others
@@ -93,8 +114,8 @@ def _quantised(checkpoint: Checkpoint) -> list[Problem]:
     return [Problem(what, checkpoint.name, "use the unquantised model")]
 
 
-def _show(checkpoint: Checkpoint) -> str:
-    return json.dumps(rope(checkpoint.config), sort_keys=True)
+def _show(config: Mapping[str, Any]) -> str:
+    return json.dumps(rope(config), sort_keys=True)
 
 
 def _times(shape: tuple[int, ...]) -> str:

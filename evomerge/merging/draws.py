@@ -31,12 +31,10 @@ class Draws(NamedTuple):
     def cut(self, start: int, stop: int) -> torch.Tensor:
         """Return the draws of the flat entries [start, stop): int16, uniform over its 2^16 values."""
         first = (self.place + start) % (1 << BITS)
-        drawn = table()[first : first + stop - start]
-        missing = stop - start - drawn.numel()
-        if not missing:
-            return drawn
-        rounds = -(-missing // (1 << BITS))
-        return torch.cat([drawn, table().repeat(rounds)[:missing]])
+        parts = [table()[first : first + stop - start]]
+        while (missing := stop - start - sum(map(len, parts))) > 0:
+            parts.append(table()[:missing])
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def draws(seed: int) -> Draws:

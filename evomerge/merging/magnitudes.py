@@ -2,7 +2,8 @@
 
 What is prepared: for short vectors the rank of every entry; for long ones how many entries have which leading bits
 of their magnitude. With those counts, the entries among which the threshold of a density lies are found by one pass;
-in half precision all of them have the same magnitude.
+in half precision all of them have the same magnitude. What lies between two ranks, the largest entries left out, is
+found as two such cuts.
 
 Exactly ⌊density · n⌋ entries are kept (at least one). Where equal magnitudes straddle the threshold, which is common
 in half precision, the first of them are kept in long vectors; in short ones those that come first in torch's sort, as
@@ -12,7 +13,7 @@ mergekit has it, whatever the length.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -68,13 +69,35 @@ class Above(NamedTuple):
         return self._replace(last=self.last - start)
 
 
+@state_class
+class Between(NamedTuple):
+    """Keep what ``inner`` keeps but ``outer``, which keeps the larger entries among them, does not."""
+
+    inner: First | Above | None
+    outer: First | Above | None
+
+    def cut(self, start: int, stop: int) -> Between:
+        """Return the same for a stretch of entries."""
+        return Between(*(None if part is None else part.cut(start, stop) for part in self))
+
+
 Order = Ranks | Counts
-Trim = First | Above | None
+Trim = First | Above | Between | None
+Values = Callable[[int, int], torch.Tensor]  # (start, stop) → those numbers of a long vector
 
 
-def magnitude_orders(tensors: Sequence[torch.Tensor], base: torch.Tensor) -> list[Order]:
-    """Return what `trims` needs to know of each task vector; ``tensors`` and ``base`` are flat."""
-    return [_order(tensor, base) for tensor in tensors]
+def magnitude_orders(tensors: Sequence[torch.Tensor], base: torch.Tensor, *, rising: bool = False) -> list[Order]:
+    """Return what `trims` needs to know of each task vector; ``tensors`` and ``base`` are flat.
+
+    Args:
+        rising: sort short vectors from the smallest on, as mergekit does where the largest entries go.
+    """
+    return [order_of(difference(tensor, base), tensor.numel(), tensor.device, rising=rising) for tensor in tensors]
+
+
+def difference(tensor: torch.Tensor, base: torch.Tensor) -> Values:
+    """Return (start, stop) → those entries of ``tensor − base``."""
+    return lambda start, stop: tensor[start:stop] - base[start:stop]
 
 
 def trims(
@@ -92,21 +115,34 @@ def kept_entries(density: float, size: int) -> int:
     return max(1, int(density * size)) if density > 0 else 0
 
 
-def keep_largest(tensor: torch.Tensor, base: torch.Tensor, order: Order, kept: int) -> Trim:
+def keep_largest(tensor: torch.Tensor, base: torch.Tensor, order: Order, kept: int) -> First | Above | None:
     """Return how to keep the ``kept`` entries of largest magnitude of ``tensor − base``."""
-    if kept >= base.numel():
+    return largest(difference(tensor, base), base.numel(), base.device, order, kept)
+
+
+def largest(values: Values, size: int, device: torch.device, order: Order, kept: int) -> First | Above | None:
+    """Return how to keep the ``kept`` numbers of largest magnitude of ``size`` values, of which ``order`` tells."""
+    if kept >= size:
         return None
     if isinstance(order, Ranks):
         return First(order.rank, kept)
     if kept == 0:
         return Above(math.inf, math.inf, -1)
-    return _threshold(tensor, base, order.above, kept)
+    return _threshold(values, size, device, order.above, kept)
+
+
+def keep_between(tensor: torch.Tensor, base: torch.Tensor, order: Order, skipped: int, kept: int) -> Trim:
+    """Return how to keep the ``kept`` largest entries of ``tensor − base`` but for the ``skipped`` very largest."""
+    inner = keep_largest(tensor, base, order, skipped + kept)
+    return inner if skipped == 0 else Between(inner, keep_largest(tensor, base, order, skipped))
 
 
 def trimmed(vector: torch.Tensor, trim: Trim) -> torch.Tensor:
     """Return the vector with the entries that are not kept set to zero; ``vector`` itself if all are."""
     if trim is None:
         return vector
+    if isinstance(trim, Between):
+        return trimmed(vector, trim.inner) - trimmed(vector, trim.outer)
     if isinstance(trim, First):
         return vector * (trim.rank.tensor.reshape(vector.shape) < trim.kept)
     split = min(max(trim.last + 1, 0), vector.numel())
@@ -115,18 +151,16 @@ def trimmed(vector: torch.Tensor, trim: Trim) -> torch.Tensor:
     return torch.cat([F.hardshrink(vector[:split], trim.below), F.hardshrink(vector[split:], trim.magnitude)])
 
 
-def _order(tensor: torch.Tensor, base: torch.Tensor) -> Order:
-    if tensor.numel() <= SHORT:
+def order_of(values: Values, size: int, device: torch.device, *, rising: bool = False) -> Order:
+    """Return the order of magnitudes of ``size`` values; see `magnitude_orders`."""
+    if size <= SHORT:
         # Not `stable`: equal magnitudes then fall in the order that mergekit, which sorts the same way, takes them in.
-        falling = torch.argsort((tensor - base).abs().float(), descending=True)
-        rank = torch.empty(falling.shape, dtype=torch.int32, device=tensor.device)
-        rank[falling] = torch.arange(falling.numel(), dtype=torch.int32, device=tensor.device)
+        order = torch.argsort(values(0, size).abs().float(), descending=not rising)
+        rank = torch.empty(order.shape, dtype=torch.int32, device=device)
+        places = torch.arange(size, dtype=torch.int32, device=device)
+        rank[order] = places.flip(0) if rising else places
         return Ranks(PerEntry(rank))
-    parts = over_chunks(
-        lambda start, stop: torch.bincount(_leading(tensor[start:stop] - base[start:stop]), minlength=BINS),
-        tensor.numel(),
-        tensor.device,
-    )
+    parts = over_chunks(lambda start, stop: torch.bincount(_leading(values(start, stop)), minlength=BINS), size, device)
     counts = torch.stack(parts).sum(0)
     return Counts(torch.cat([counts.flip(0).cumsum(0).flip(0), counts.new_zeros(1)]).cpu())
 
@@ -139,21 +173,48 @@ def _leading(vector: torch.Tensor) -> torch.Tensor:
     return bits.bitwise_and(BINS - 1)
 
 
-def _threshold(tensor: torch.Tensor, base: torch.Tensor, above: torch.Tensor, kept: int) -> Above:
+def _threshold(values: Values, size: int, device: torch.device, above: torch.Tensor, kept: int) -> First | Above | None:
     chosen = int((above >= kept).sum()) - 1  # the bin of the smallest magnitude kept
     wanted = kept - int(above[chosen + 1])  # how many to keep of that bin
+    dtype = values(0, 0).dtype
+    if dtype == torch.float32:
+        return _threshold_within(values, size, device, chosen, wanted)
+    if chosen == 0:  # what is left to be dropped is zero
+        return None
+    magnitude = torch.tensor(chosen, dtype=torch.int16).view(dtype)
+    below = torch.tensor(chosen - 1, dtype=torch.int16).view(dtype)
+    every = wanted == above[chosen] - above[chosen + 1]
+    last = size if every else _nth_member(values, size, device, chosen, wanted)
+    return Above(float(magnitude), float(below), last)
+
+
+def _nth_member(values: Values, size: int, device: torch.device, chosen: int, wanted: int) -> int:
+    """Return the number of the entry that is the ``wanted``-th of the bin ``chosen``."""
+
+    def distances(start: int, stop: int) -> torch.Tensor:
+        return _leading(values(start, stop)).sub_(chosen)
+
+    def members(start: int, stop: int) -> tuple[int, int, int]:
+        return start, stop, stop - start - int(torch.count_nonzero(distances(start, stop)))
+
+    for start, stop, count in over_chunks(members, size, device):
+        if wanted <= count:
+            return start + int((distances(start, stop) == 0).nonzero()[wanted - 1])
+        wanted -= count
+    raise AssertionError("the counts speak of more entries than there are")
+
+
+def _threshold_within(values: Values, size: int, device: torch.device, chosen: int, wanted: int) -> Above:
+    """Return the threshold that keeps ``wanted`` entries of the bin ``chosen``, whose magnitudes differ."""
 
     def members(start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
-        vector = tensor[start:stop] - base[start:stop]
+        vector = values(start, stop)
         places = (_leading(vector) == chosen).nonzero().reshape(-1)
         return places + start, vector[places].abs()
 
-    places, magnitudes = map(torch.cat, zip(*over_chunks(members, tensor.numel(), tensor.device), strict=True))
-    if tensor.dtype == torch.float32:
-        magnitude = magnitudes.kthvalue(magnitudes.numel() - wanted + 1).values
-        wanted -= int((magnitudes > magnitude).sum())
-        places = places[magnitudes == magnitude]
-    else:
-        magnitude = magnitudes[0]
+    places, magnitudes = map(torch.cat, zip(*over_chunks(members, size, device), strict=True))
+    magnitude = magnitudes.kthvalue(magnitudes.numel() - wanted + 1).values
+    wanted -= int((magnitudes > magnitude).sum())
+    last = int(places[magnitudes == magnitude][wanted - 1])
     below = torch.nextafter(magnitude, torch.zeros_like(magnitude)) if magnitude > 0 else magnitude
-    return Above(float(magnitude), float(below), int(places[wanted - 1]))
+    return Above(float(magnitude), float(below), last)

@@ -97,8 +97,8 @@ class MergeMethod:
             ``prepare`` and ``reduce`` found out about the whole tensor: such tensors arrive flat and in chunks.
             "tensor" if it needs all numbers at once, "matrix" if rows and columns have a meaning.
         randomised: it draws random numbers, from ``seeds``.
-        min_models: fewest models, the base included.
-        max_models: most models, the base included; None for any number.
+        min_models: fewest models, a needed base included.
+        max_models: most models, a needed base included; None for any number.
         prepare: ``prepare(tensors, base)`` computes what depends on the parents alone and is worth keeping between
             merges, as a state (see `evomerge.merging.state`).
         reduce: ``reduce(tensors, base, *, <some parameters>)`` computes, for one merge, what depends on the whole
@@ -107,6 +107,9 @@ class MergeMethod:
         ignored: parameters that recipes may set because mergekit's method takes them, and that change no
             number.
         others: for methods on matrices, what happens to vectors, embeddings and other tensors.
+        ordered: the order of the models has a meaning.
+        optional_base: a recipe's base, if it names one, is no input like the others either, but the method works
+            without one.
         cost: what a merge costs once prepared, in words.
     """
 
@@ -126,6 +129,8 @@ class MergeMethod:
     statistics: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     others: str = ""
+    ordered: bool = False
+    optional_base: bool = False
     cost: str = "one pass over the parents"
 
     def __call__(
@@ -143,9 +148,9 @@ class MergeMethod:
         """Merge one tensor of several models.
 
         Args:
-            tensors: one tensor per model, the base excepted when ``needs_base``; equal shapes and dtypes. The
+            tensors: one tensor per model, the base excepted when ``takes_base``; equal shapes and dtypes. The
                 dtype is the one that the merge is computed for.
-            base: the base's tensor, for methods that need one.
+            base: the base's tensor, for methods that take one.
             seeds: for randomised methods, one integer per tensor.
             prepared: what `prepared_for` returned for the same tensors; computed here if left out.
             place: where the tensor stands in the merged model.
@@ -174,15 +179,21 @@ class MergeMethod:
         parts = [call(start, min(start + step, size)) for start in range(0, max(size, 1), step)]
         return (parts[0] if len(parts) == 1 else torch.cat(parts)).reshape(shape)
 
+    @property
+    def takes_base(self) -> bool:
+        """Whether a recipe's base is no input like the others."""
+        return self.needs_base or self.optional_base
+
     def prepared_for(
         self, tensors: Sequence[torch.Tensor], base: torch.Tensor | None, seeds: Any = None, **given: Any
     ) -> Any:
         """Return what depends on the parents (seeds, place, statistics) alone; None if it prepares nothing."""
         if self.prepare is None:
             return None
+        given |= {"seeds": seeds, "shape": tensors[0].shape}
         if self.kind == "elementwise":
             tensors, base = [t.reshape(-1) for t in tensors], None if base is None else base.reshape(-1)
-        return self.prepare(tensors, base, **_asked(self.prepare, {"seeds": seeds, **given}))
+        return self.prepare(tensors, base, **_asked(self.prepare, given))
 
     def elementwise(
         self, tensors: Sequence[torch.Tensor], base: torch.Tensor | None, arguments: Mapping[str, Any]
@@ -262,6 +273,27 @@ METHODS: Registry[MergeMethod] = Registry(
         "evomerge.merging.methods.ties",
         "evomerge.merging.methods.dare",
         "evomerge.merging.methods.passthrough",
+        "evomerge.merging.methods.arcee_fusion",
+        "evomerge.merging.methods.breadcrumbs",
+        "evomerge.merging.methods.della",
+        "evomerge.merging.methods.karcher",
+        "evomerge.merging.methods.model_stock",
+        "evomerge.merging.methods.multislerp",
+        "evomerge.merging.methods.nearswap",
+        "evomerge.merging.methods.nuslerp",
+        "evomerge.merging.methods.ram",
+        "evomerge.merging.methods.sce",
+        "evomerge.merging.methods.fisher",
+        "evomerge.merging.methods.lm_cocktail",
+        "evomerge.merging.methods.mats",
+        "evomerge.merging.methods.regmean",
+        "evomerge.merging.methods.consensus",
+        "evomerge.merging.methods.isotropic",
+        "evomerge.merging.methods.layer_swap",
+        "evomerge.merging.methods.magmax",
+        "evomerge.merging.methods.opcm",
+        "evomerge.merging.methods.pcb",
+        "evomerge.merging.methods.task_singular_vectors",
     ),
 )
 
@@ -275,9 +307,9 @@ def merge_method(
     ``parameters``; parameters of a model arrive as a sequence beside ``tensors``, ``lambda`` as ``lambda_``. Besides
     it may name ``prepared`` and ``reduced`` (what the registered functions of these names returned), ``place`` (a
     `Place`), ``statistics`` (one mapping kind → tensor per model) and ``seeds`` (one integer per model). ``prepare``
-    takes ``(tensors, base)`` and, if it names them, ``seeds``, ``place`` and ``statistics``; ``reduce`` those,
-    ``prepared`` and any parameter. None may write into its inputs; the function must return a new tensor, or an input
-    unchanged.
+    takes ``(tensors, base)`` and, if it names them, ``seeds``, ``place``, ``statistics`` and ``shape`` (of tensors that
+    arrive flat); ``reduce`` the first three, ``prepared`` and any parameter. None may write into its inputs; the
+    function must return a new tensor, or an input unchanged.
 
     Raises:
         EvomergeError: the function's arguments and ``parameters`` disagree; names the function and its file.

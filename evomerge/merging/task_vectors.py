@@ -119,12 +119,7 @@ def elected_sum(
     dtype = base.dtype
     weights = [float(torch.tensor(weight, dtype=dtype)) for weight in weights]
     terms = [vector.mul(weight).float() for vector, weight in zip(vectors, weights, strict=True)]
-    total = torch.zeros_like(base, dtype=torch.float32)
-    for term in terms:
-        total.add_(term)
-    # In float16 a sum may be too small to have a sign.
-    winner = (total.to(dtype).float() if dtype == torch.float16 else total).sign_()
-    winner.add_(1).sign_().mul_(2).sub_(1)  # −1, 0, 1 → −1, 1, 1
+    winner = elected_sign(terms, dtype)
     mixed, divisor = torch.zeros_like(winner), torch.zeros_like(winner)
     for term, weight in zip(terms, weights, strict=True):
         agreeing = term.mul_(winner).relu_()
@@ -134,3 +129,17 @@ def elected_sum(
     if normalize:
         mixed.div_(divisor.add_(divisor.sign().abs_().neg_().add_(1)))  # a divisor of 0 becomes 1
     return mixed.mul_(winner).mul_(factor).add_(base)
+
+
+def elected_sign(terms: Sequence[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
+    """Return the sign of the sum of the terms (float32) at each entry, 1 for zero, as numbers of float32.
+
+    Args:
+        dtype: what the merge is computed for.
+    """
+    total = torch.zeros_like(terms[0])
+    for term in terms:
+        total.add_(term)
+    # In float16 a sum may be too small to have a sign.
+    winner = (total.to(dtype).float() if dtype == torch.float16 else total).sign_()
+    return winner.add_(1).sign_().mul_(2).sub_(1)  # −1, 0, 1 → −1, 1, 1

@@ -29,7 +29,7 @@ class Numbers:
 
     Args:
         method: the merge method's name.
-        base: the base, for methods that need one.
+        base: the base, for methods that take one.
         inputs: (model, its tensor) for each model, the base included.
         values: (parameter, value); values of models as a tuple, in the order of the inputs without the base.
         seeds: of randomised methods, one for each model.
@@ -88,12 +88,16 @@ def numbers(recipe: Recipe, step: Step) -> Numbers:
     """
     method = METHODS[recipe.merge_method]
     base = _base(method, step)
-    models = [model for model in step.inputs if model != base]
+    out = absentees(recipe, method, step)
+    if misfits := [model for model in step.misfits if model not in out]:
+        raise MergeError(f"tensor {step.name}: in {', '.join(misfits)} it does not have the shape {step.shape}")
+    inputs = {model: name for model, name in step.inputs.items() if model not in out}
+    models = [model for model in inputs if model != base]
     dtype, out_dtype = merge_dtypes(recipe, step)
     return Numbers(
         method=method.name,
         base=base,
-        inputs=tuple(step.inputs.items()),
+        inputs=tuple(inputs.items()),
         values=tuple((p.name, _of_models(recipe, p, step, models)) for p in method.parameters),
         seeds=tuple(seed_of(recipe.seed or 0, step.name, model) for model in models) if method.randomised else None,
         dtype=dtype,
@@ -101,6 +105,12 @@ def numbers(recipe: Recipe, step: Step) -> Numbers:
         statistics=recipe.statistics if method.statistics or recipe.aim else None,
         omega=recipe.aim.omega if recipe.aim else None,
     )
+
+
+def absentees(recipe: Recipe, method: MergeMethod, step: Step) -> frozenset[str]:
+    """Return the models that take no part in this tensor: it has another shape there, and their weight for it is 0."""
+    weights = [parameter for parameter in method.parameters if parameter.name == "weight" and parameter.per_model]
+    return frozenset(model for model in step.misfits for each in weights if _value(recipe, each, step, model) == 0)
 
 
 def merge_tensor(
@@ -128,7 +138,7 @@ def merge_tensor(
     method = METHODS[chosen.method]
     tensors = {model: fetch(model, name).to(chosen.dtype) for model, name in chosen.inputs}
     base = tensors.pop(chosen.base) if chosen.base is not None else None
-    if not tensors or (base is None and len(tensors) < method.min_models):
+    if not tensors or (base is None and (method.needs_base or len(tensors) < method.min_models)):
         return _put((next(iter(tensors.values())) if base is None else base).to(chosen.out_dtype), out)
     given: dict[str, Any] = {
         "seeds": chosen.seeds,
@@ -141,7 +151,7 @@ def merge_tensor(
         if method.prepare is not None:
             given["prepared"] = preparations.get(
                 (method.prepare, step.name, chosen.base, chosen.inputs, chosen.dtype, chosen.seeds, chosen.statistics),
-                lambda: [parents[model].fingerprint for model in names],
+                lambda: [*(parents[model].fingerprint for model in names), *_fingerprints(chosen.statistics)],
                 lambda: method.prepared_for(others, base, **given),
                 result.device,
             )
@@ -209,8 +219,14 @@ def _statistic(chosen: Numbers, parents: Parents, model: str, tensor: str, kind:
 
     if chosen.statistics is None:
         return None
-    opened = Statistics.open(Path(chosen.statistics))
+    opened = Statistics.open(Path(chosen.statistics)).matched(parents.checkpoints)
     return opened.tensor(model, kind, tensor)
+
+
+def _fingerprints(folder: str | None) -> list[str]:
+    from evomerge.merging.statistics import Statistics
+
+    return [] if folder is None else [Statistics.open(folder).fingerprint]
 
 
 def _put(tensor: torch.Tensor, out: torch.Tensor | None) -> torch.Tensor:
@@ -225,8 +241,10 @@ def seed_of(seed: int, tensor: str, reference: str) -> int:
 
 def _base(method: MergeMethod, step: Step) -> str | None:
     base = step.planned.base
-    if not method.needs_base:
+    if not method.takes_base or (base is None and method.optional_base):
         return None
+    if base is not None and len(step.inputs) == 1:
+        return base if base in step.inputs else None  # the only one that has it is copied
     if base is None or base not in step.inputs:
         having = ", ".join(step.inputs)
         raise MergeError(f"tensor {step.name}: {method.name} needs it in the base {base!r}; only {having} has it")
@@ -262,7 +280,7 @@ def missing_parameters(
     missing: dict[tuple[str, str | None], list[str]] = {}
     required = [parameter for parameter in method.parameters if parameter.required]
     for step in steps:
-        models = [m for m in step.inputs if not (method.needs_base and m == step.planned.base)]
+        models = [m for m in step.inputs if not (method.takes_base and m == step.planned.base)]
         for parameter in required:
             whose: list[str | None] = [*models] if parameter.per_model else [None]
             for model in whose:

@@ -7,7 +7,7 @@ A kind is a configuration class and a builder, entered in `SEARCH_SPACES` under 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict
@@ -39,6 +39,7 @@ class ParentsInfo:
         tensor_names: names of the tensors that are merged, as in the checkpoints.
         num_layers: number of layers those names speak of.
         dtype: dtype in which recipes are to be written; None leaves it out.
+        common: further fields that every recipe has, such as ``tokenizer_source`` or ``statistics``.
     """
 
     base: str | None
@@ -46,6 +47,7 @@ class ParentsInfo:
     tensor_names: tuple[str, ...]
     num_layers: int
     dtype: str | None = None
+    common: Mapping[str, Any] = field(default_factory=dict)
 
 
 class SearchSpace(Protocol):

@@ -84,6 +84,7 @@ class ParameterSpace:
             ],
             "parameters": own[None],
             "dtype": self._info.dtype,
+            **self._info.common,
         }
         return Recipe.model_validate(fields)
 

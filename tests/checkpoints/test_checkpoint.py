@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from evomerge.checkpoints import Checkpoint, layer_of
+from evomerge.checkpoints import Checkpoint, CheckpointWriter, TensorSpec, layer_of
+from evomerge.checkpoints.headers import DTYPES
 from evomerge.errors import CheckpointError
 from evomerge.testing.tiny_models import tiny_family
 
@@ -179,7 +180,7 @@ def test_folders_that_are_no_models_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"no \*\.safetensors file"):
         Checkpoint(tmp_path)
     (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="a LoRA adapter, not a whole model"):
+    with pytest.raises(CheckpointError, match=r"a LoRA adapter, not a whole model; name it as BASE\+"):
         Checkpoint(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"config\.json: cannot be read as JSON"):
@@ -202,3 +203,167 @@ def test_several_files_without_an_index_are_refused(broken):
     (broken / "model.safetensors.index.json").unlink()
     with pytest.raises(CheckpointError, match=r"2 safetensors files but no model\.safetensors\.index\.json"):
         Checkpoint(broken)
+
+
+def header_only(folder, entries, size):
+    """Write a safetensors file with this header (a dict, or its text) and so many bytes of data."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text("{}")
+    header = (entries if isinstance(entries, str) else json.dumps(entries)).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(size))
+    return folder
+
+
+def entry(start, stop, shape=(4,), dtype="U8"):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": [start, stop]}
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"a": entry(0, 4), "b": entry(2, 6)}, "tensors 'a' and 'b' overlap"),
+        ({"a": entry(0, 4), "b": entry(0, 4)}, "tensors '(a|b)' and '(a|b)' overlap"),
+        ({"a": entry(-4, 0)}, "tensor 'a' has an impossible shape or offset"),
+        ({"a": entry(0, 4, (-2, -2))}, "tensor 'a' has an impossible shape or offset"),
+        ({"a": entry(0, 4, (4.0,))}, "tensor 'a' has an impossible shape or offset"),
+        ({"a": entry(0, 3)}, "tensor 'a' has 3 bytes, expected 4"),
+        ({"a": entry(4, 0)}, "tensor 'a' has -4 bytes, expected 4"),
+        ({"a": entry(0, 1 << 62, (1 << 62,))}, "truncated: its header speaks of"),
+        ({"a": {"dtype": "U8"}}, "the header's entry of tensor 'a' is damaged"),
+        ({"a": [1]}, "the header's entry of tensor 'a' is damaged"),
+        ([1, 2], r"its safetensors header is damaged \(a list\)"),
+        ('{"a": {}, "a": {}}', "a key is given twice"),
+    ],
+)
+def test_headers_that_lie_are_refused(tmp_path, entries, message):
+    with pytest.raises(CheckpointError, match=rf"model\.safetensors: .*{message}"):
+        Checkpoint(header_only(tmp_path / "model", entries, 8))
+
+
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)
+def test_every_dtype_of_the_format_is_read_and_written(tmp_path, dtype):
+    data = torch.arange(1, 49, dtype=torch.uint8)[: dtype.itemsize * 3]
+    tensor = (data % 2 if dtype == torch.bool else data).view(dtype)
+    with CheckpointWriter(tmp_path / "out", [TensorSpec("x", (3,), dtype)]) as writer:
+        writer.write("x", tensor)
+    (tmp_path / "out" / "config.json").write_text("{}")
+    checkpoint = Checkpoint(tmp_path / "out")
+    assert torch.equal(checkpoint.tensor("x").view(torch.uint8), tensor.view(torch.uint8))
+    assert checkpoint.check_finite() == []
+    if dtype != torch.float8_e8m0fnu:  # the library's own table lacks it
+        stored = load_file(tmp_path / "out" / "model.safetensors")["x"]
+        assert stored.dtype == dtype
+        assert torch.equal(stored.view(torch.uint8), tensor.view(torch.uint8))
+
+
+@pytest.mark.parametrize("file", ["model-00001-of-00002.safetensors", "tokenizer.json", "config.json"])
+def test_a_link_out_of_the_folder_is_refused(broken, tmp_path, file):
+    (broken / file).rename(tmp_path / "elsewhere")
+    (broken / file).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CheckpointError, match=rf"{file}: a link out of its folder, to .*elsewhere"):
+        Checkpoint(broken)
+    (broken / file).unlink()
+    (tmp_path / "elsewhere").rename(broken / "inside")
+    (broken / file).symlink_to("inside")
+    Checkpoint(broken)
+
+
+def test_the_hubs_cache_may_link_to_its_blobs_but_nowhere_else(broken, tmp_path):
+    repository = tmp_path / "models--owner--name"
+    snapshot = repository / "snapshots" / "abc"
+    (repository / "blobs").mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for file in broken.iterdir():
+        file.rename(repository / "blobs" / file.name)
+        (snapshot / file.name).symlink_to(f"../../blobs/{file.name}")
+    assert Checkpoint(snapshot).num_layers == 3
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / "config.json").write_text("{}")
+    (snapshot / "config.json").unlink()
+    (snapshot / "config.json").symlink_to("../../../blobs/config.json")
+    with pytest.raises(CheckpointError, match=r"config\.json: a link out of its folder"):
+        Checkpoint(snapshot)
+
+
+def test_a_folder_that_is_a_link_itself_is_fine(sharded, tmp_path):
+    (tmp_path / "link").symlink_to(sharded)
+    assert Checkpoint(tmp_path / "link").num_layers == 3
+
+
+@pytest.fixture
+def pickled(family, tmp_path):
+    """A model with pickled weights only, and its tensors."""
+    folder = shutil.copytree(family["base"], tmp_path / "pickled")
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(tensors, folder / "pytorch_model.bin")
+    return folder, tensors
+
+
+@pytest.mark.parametrize("kind", ["mapped", "old format", "sharded"])
+def test_allowed_pickles_are_read(pickled, kind):
+    folder, tensors = pickled
+    if kind == "old format":
+        torch.save(tensors, folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    if kind == "sharded":
+        names = sorted(tensors)
+        where = {name: f"pytorch_model-0000{1 + (name > names[5])}-of-00002.bin" for name in names}
+        for file in set(where.values()):
+            torch.save({name: tensors[name] for name in names if where[name] == file}, folder / file)
+        (folder / "pytorch_model.bin").unlink()
+        (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": where}))
+    with pytest.raises(CheckpointError, match=r"only pickled weights .*--allow-pickle MODEL"):
+        Checkpoint(folder)
+    checkpoint = Checkpoint(folder, allow_pickle=True)
+    for _ in range(2):
+        assert checkpoint.tensors.keys() == tensors.keys()
+        assert all(torch.equal(checkpoint.tensor(name), tensor) for name, tensor in tensors.items())
+        checkpoint.release()
+    assert checkpoint.num_bytes == sum(tensor.nbytes for tensor in tensors.values())
+    assert len(checkpoint.fingerprint) == 16
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("code ran",))
+
+
+@pytest.mark.parametrize("content", [{"x": Evil()}, Evil(), {"x": 3}, [torch.ones(1)]], ids=["in", "is", "int", "list"])
+def test_a_pickle_that_holds_more_than_tensors_is_refused_and_does_nothing(pickled, content, capsys):
+    folder, _ = pickled
+    torch.save(content, folder / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin: (cannot be unpickled|holds more than named)"):
+        Checkpoint(folder, allow_pickle=True)
+    assert "code ran" not in capsys.readouterr().out
+
+
+def test_safetensors_are_preferred_to_pickles(pickled, family):
+    folder, _ = pickled
+    (folder / "pytorch_model.bin").write_bytes(b"no pickle")
+    shutil.copy(family["base"] / "model.safetensors", folder)
+    assert Checkpoint(folder, allow_pickle=True).num_layers == 2
+
+
+def test_released_pages_do_not_count_as_memory(tmp_path):
+    size = 64 << 20
+    checkpoint = model_of(tmp_path / "big", {name: torch.zeros(size, dtype=torch.uint8) for name in "abc"})
+    code = f"""
+import torch
+from evomerge.checkpoints import Checkpoint
+def resident():
+    return next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith("VmRSS"))
+checkpoint = Checkpoint({str(checkpoint.folder)!r})
+checkpoint.tensor("a").sum()
+before = resident()
+kept = checkpoint.tensor("b")
+assert kept.sum() == 0
+assert resident() - before > {size // 2}
+checkpoint.release()
+assert kept.sum() == 0, "what is handed out stays valid"
+del kept
+checkpoint.tensor("c").sum()
+checkpoint.release()
+assert resident() - before < {size // 2}
+"""
+    run = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr

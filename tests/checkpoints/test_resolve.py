@@ -87,6 +87,18 @@ def test_missing_folder_names_its_neighbours(tmp_path):
         resolve("./nowhere/at/all")
 
 
-def test_adapters_are_refused_for_now():
-    with pytest.raises(CheckpointError, match="LoRA adapters are not supported yet"):
-        resolve("owner/model+owner/adapter")
+def test_a_model_with_an_adapter_lies_where_the_model_lies(tmp_path):
+    for name in ("model", "adapter", "c++"):
+        (tmp_path / name).mkdir()
+    assert resolve(f"{tmp_path}/model+{tmp_path}/adapter") == tmp_path / "model"
+    assert resolve(f"{tmp_path}/c++") == tmp_path / "c++"
+
+
+def test_pickles_are_downloaded_only_where_allowed_and_needed(hub, tmp_path):
+    (tmp_path / "snapshot").mkdir()
+    resolve("owner/model", allow_pickle=True)
+    assert [any(".bin" in pattern for pattern in options["allow_patterns"]) for _, options in hub] == [False, True]
+    (tmp_path / "snapshot" / "model.safetensors").write_bytes(b"")
+    hub.clear()
+    resolve("owner/model", allow_pickle=True)
+    assert len(hub) == 1

@@ -102,17 +102,20 @@ def test_the_former_export_comes_back_when_the_last_step_fails(
 ) -> None:
     replace = os.replace
 
-    def fail_once(source: Path, target: Path) -> None:
-        if target == exported and source.name == exported.name:
+    def fail(source: Path, target: Path) -> None:
+        if target == exported:
             raise OSError(5, "Input/output error")
         replace(source, target)
 
     before = {path.name: path.read_bytes() for path in exported.iterdir()}
-    monkeypatch.setattr("evomerge.export.folder.os.replace", fail_once)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(ExportError, match="Input/output error"):
         write_model(recipe, exported, overwrite=True)
     assert {path.name: path.read_bytes() for path in exported.iterdir()} == before
+    monkeypatch.undo()
+    write_model(recipe, exported, overwrite=True)
     assert list(exported.parent.iterdir()) == [exported]
+    assert not (exported / "README.md").exists()
 
 
 def test_overwrite_spares_what_is_no_export(recipe: Recipe, tmp_path: Path) -> None:

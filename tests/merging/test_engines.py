@@ -63,7 +63,7 @@ def test_resident_model_equals_the_exported_one_bit_for_bit(tmp_path, architectu
     dtype = "bfloat16" if architecture == "llama" else "float32"
     paths = tiny_family(tmp_path / "family", architecture, dtype=dtype)
     merger = resident(paths)
-    assert (merger._targets is None) == (architecture == "qwen3_moe")
+    assert merger._resident.targets is not None
     for method in METHODS:
         recipe = recipe_for(method, paths, seed=3)
         merger.merge(recipe)
@@ -291,7 +291,7 @@ def test_nan_in_a_parent_is_found_by_tensor_and_parent(family, tmp_path):
     tensors[name].flatten()[0] = float("nan")
     save_file(tensors, file)
     recipe = recipe_for("linear", {**family, "a": poisoned})
-    with pytest.raises(MergeError, match=rf"tensor {name}: the merge holds NaN or Inf; so does .* in {poisoned}"):
+    with pytest.raises(CheckpointError, match=rf"{poisoned}: tensor {name} holds NaN or Inf; use another copy"):
         merge_to_folder(recipe, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -301,7 +301,7 @@ def test_overflow_of_the_recipes_dtype_is_found(family, tmp_path):
     recipe = Recipe.model_validate(
         {"merge_method": "linear", "models": models, "parameters": {"normalize": False}, "dtype": "float16"}
     )
-    with pytest.raises(MergeError, match="no parent does; the recipe's numbers overflow its dtype"):
+    with pytest.raises(MergeError, match="which no parent does; the recipe's numbers overflow its dtype"):
         merge_to_folder(recipe, tmp_path / "out")
 
 

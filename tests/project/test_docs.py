@@ -49,3 +49,10 @@ def test_changelog_and_package_agree_on_the_version() -> None:
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["version"] == evomerge.__version__
+
+
+def test_the_page_of_methods_is_what_the_registrations_say() -> None:
+    from evomerge.merging import METHODS
+    from evomerge.reports.methods_page import methods_page
+
+    assert (ROOT / "docs" / "methods.md").read_text() == methods_page(METHODS), "run `make docs`"

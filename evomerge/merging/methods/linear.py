@@ -52,8 +52,12 @@ def linear(
     return total
 
 
-def normalised(weights: Sequence[float]) -> list[float]:
+def normalised(weights: Sequence[float], method: str = "linear", setting: str = "normalize") -> list[float]:
     """Return the weights divided by their sum; equal shares if all are zero.
+
+    Args:
+        method: what messages call the method.
+        setting: the switch that turns this off.
 
     Raises:
         MergeError: weights of both signs sum to zero.
@@ -62,5 +66,5 @@ def normalised(weights: Sequence[float]) -> list[float]:
         return [1 / len(weights)] * len(weights)
     total = sum(weights)
     if total == 0:
-        raise MergeError(f"linear: the weights {list(weights)} sum to zero; change them or set normalize: false")
+        raise MergeError(f"{method}: the weights {list(weights)} sum to zero; change them or set {setting}: false")
     return [weight / total for weight in weights]

@@ -1,0 +1,1 @@
+"""Neurons of several models brought into one order before a merge (docs/alignment.md)."""
