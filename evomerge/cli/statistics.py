@@ -31,8 +31,12 @@ KINDS = ("fisher", "gram", "gradient", "scale", "sample", "loss")
     help="Which of the task's items.",
 )
 @click.option("--kinds", metavar="KIND,…", help=f"What to gather, of {', '.join(KINDS)}.  [default: gram]")
-@click.option("--samples", default=256, show_default=True, help="Examples of each model, at most.")
-@click.option("--length", default=512, show_default=True, help="Tokens of an example, at most.")
+@click.option(
+    "--samples", type=click.IntRange(min=1), default=256, show_default=True, help="Examples of each model, at most."
+)
+@click.option(
+    "--length", type=click.IntRange(min=2), default=512, show_default=True, help="Tokens of an example, at most."
+)
 @click.option(
     "--labels",
     type=click.Choice(["sampled", "data"]),
@@ -40,10 +44,22 @@ KINDS = ("fisher", "gram", "gradient", "scale", "sample", "loss")
     show_default=True,
     help="Tokens whose gradient the Fisher takes: drawn from the model, or the text's own.",
 )
-@click.option("--rows", default=1024, show_default=True, help="Tokens whose activations `sample` keeps.")
+@click.option(
+    "--rows",
+    type=click.IntRange(min=1),
+    default=1024,
+    show_default=True,
+    help="Tokens whose activations `sample` keeps.",
+)
 @click.option("--seed", default=0, show_default=True, help="Chooses examples, labels and sampled tokens.")
-@click.option("--dtype", default="float32", show_default=True, help="What the models are run in.")
-@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    default="float32",
+    show_default=True,
+    help="What the models are run in; sums are float32 or wider.",
+)
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 def command(
     out: Path,
     models: tuple[str, ...],

@@ -27,6 +27,7 @@ from evomerge.experiments.schema import ExperimentConfig, write_experiment
 from evomerge.experiments.summarise import objective_infos, reference_rows
 from evomerge.experiments.tracker import Tracker, row
 from evomerge.fitness import Responses, Split
+from evomerge.merging.statistics import Statistics
 from evomerge.recipes import Recipe
 from evomerge.reports.progress import Display
 from evomerge.workers import Placement, Pool, WorkerSpec, connect, place
@@ -380,6 +381,8 @@ def _settings(prepared: Prepared) -> dict[str, str]:
     }
     if experiment.merge.fields:
         settings["the merge settings"] = experiment.merge.model_dump(mode="json")
+    if experiment.merge.statistics:
+        settings["the statistics"] = Statistics.open(experiment.merge.statistics).fingerprint
     for objective in experiment.fitness.objectives:
         file = Path((objective.function or "").rpartition(":")[0])
         if file.suffix == ".py":

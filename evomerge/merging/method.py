@@ -39,6 +39,7 @@ class Parameter:
         required: a recipe must say it.
         minimum: smallest value that has a meaning, None for no limit.
         maximum: largest value that has a meaning, None for no limit.
+        one_value: it speaks of the model as a whole, so a search has one gene for it and not one for each layer.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Parameter:
     required: bool = False
     minimum: float | None = None
     maximum: float | None = None
+    one_value: bool = False
 
     @property
     def keyword(self) -> str:

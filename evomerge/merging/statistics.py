@@ -188,12 +188,14 @@ class Statistics:
 
 
 def kinds_of(recipe: Recipe) -> tuple[str, ...]:
-    """Return the kinds to gather for a recipe: of its method, its alignment (if known) and its relaxation."""
+    """Return the kinds to gather for a recipe: for its method, its alignment and its relaxation."""
+    from evomerge.merging.alignment.methods import needs_samples
     from evomerge.merging.method import METHODS
 
     asked = METHODS[recipe.merge_method].statistics if recipe.merge_method in METHODS else ()
     kinds = [NUMBERS.get(kind, kind) for kind in asked if kind != AXIS]
     kinds += ["scale"] if recipe.aim else []
+    kinds += ["sample"] if needs_samples(recipe) else []
     return tuple(dict.fromkeys(kinds))
 
 

@@ -18,6 +18,7 @@ from evomerge.merging.checks import check_recipe
 from evomerge.merging.depths import module_depths
 from evomerge.merging.optional import donor_of
 from evomerge.merging.parents import Parents
+from evomerge.merging.statistics import Statistics
 from evomerge.merging.tensors import merge_dtypes, merge_tensors
 from evomerge.merging.tokenizer_files import write_tokenizer
 from evomerge.recipes import Recipe, write_recipe
@@ -72,6 +73,8 @@ def merge_to_folder(
             writer.write(name, tensor)
             del tensor  # it may be a view of a file that is to be unmapped
             checked.release()
+            if recipe.statistics is not None:
+                Statistics.open(recipe.statistics).release()
         _write_companions(recipe, parents, specs, writer.folder)
         for file, text in (companions or {}).items():
             (writer.folder / file).write_text(text, encoding="utf-8")

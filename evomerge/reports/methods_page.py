@@ -57,6 +57,8 @@ def _section(name: str, method: MergeMethod) -> list[str]:
         facts.append(f"- needs statistics ({', '.join(method.statistics)}): see [statistics](statistics.md)")
     if method.randomised:
         facts.append("- draws random numbers from the recipe's `seed`")
+    if method.ordered:
+        facts.append("- the order of the models matters")
     if method.others:
         facts.append(f"- other tensors: {method.others}")
     if method.ignored:

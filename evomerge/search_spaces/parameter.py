@@ -193,7 +193,8 @@ def _slots(config: ParameterSpaceConfig, method: MergeMethod, info: ParentsInfo)
         for parameter in method.parameters:
             told = parameter.searchable or parameter.name in config.bounds
             if told and parameter.name not in config.fixed and parameter.per_model == (nickname is not None):
-                yield _Slot(parameter, nickname, everywhere if parameter.kind == "bool" else layout)
+                whole = parameter.kind == "bool" or parameter.one_value
+                yield _Slot(parameter, nickname, everywhere if whole else layout)
 
 
 def _genes(slot: _Slot, parents: int) -> Iterator[Gene]:
@@ -202,7 +203,7 @@ def _genes(slot: _Slot, parents: int) -> Iterator[Gene]:
         if parameter.kind == "bool":
             yield ChoiceGene(slot.gene(cell), BOOLEANS, BOOLEANS[bool(parameter.default)])
         else:
-            equal_share = parameter.name == "weight" and parameter.per_model
+            equal_share = parameter.name == "weight" and parameter.per_model and parameter.required
             initial = 1.0 / parents if equal_share else float(parameter.default)
             yield FloatGene(slot.gene(cell), float(parameter.low), float(parameter.high), initial)
 

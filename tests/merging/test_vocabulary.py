@@ -176,6 +176,32 @@ def test_vocabulary_tensors_are_found_without_a_list(tmp_path, architecture):
     assert set(found.values()) <= {0}
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2", "bert", "t5", "bart", "qwen2_vl"])
+def test_a_model_merged_with_itself_under_other_ids_is_itself(tmp_path, architecture):
+    """Every tensor with a row for each token is found, biases and buffers too, or a merge would mix rows."""
+    folder = tiny_family(tmp_path, architecture, parents=0, vocab=67)["base"]  # 67: no other size of these models
+    tensors = load_file(folder / "model.safetensors")
+    order = torch.randperm(67, generator=torch.Generator().manual_seed(0))
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    for name, tensor in tensors.items():
+        for axis, size in enumerate(tensor.shape):
+            tensor = tensor.index_select(axis, order) if size == 67 else tensor
+        tensors[name] = tensor.contiguous()
+    save_file(tensors, moved / "model.safetensors", {"format": "pt"})
+    file = moved / "tokenizer.json"
+    tokenizer = json.loads(file.read_text())
+    new = {int(old): index for index, old in enumerate(order)}
+    tokenizer["model"]["vocab"] = {token: new[index] for token, index in tokenizer["model"]["vocab"].items()}
+    for token in tokenizer["added_tokens"]:
+        token["id"] = new[token["id"]]
+    file.write_text(json.dumps(tokenizer))
+    recipe = linear({"base": folder, "moved": moved}, ("base", "moved"), tokenizer_source="base")
+    parents = Parents.open(recipe.parents())
+    assert check_recipe(recipe, parents) == []
+    for name, tensor in merge_tensors(recipe, parents):
+        torch.testing.assert_close(tensor, parents.tensor(str(folder), name))
+
+
 def test_a_tied_model_and_an_untied_one_keep_their_heads(tmp_path):
     """The tied model's head is its embedding, in the merged vocabulary too; the merge is untied."""
     models = {}

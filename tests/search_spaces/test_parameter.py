@@ -396,3 +396,12 @@ def test_filters_fall_back_on_whole_names_where_no_substring_tells_parts_apart()
     for index, names in enumerate(parts):
         for name in names:
             assert next(part for text, part in filters if text is None or text in name) == index
+
+
+def test_a_parameter_of_the_model_as_a_whole_has_one_gene_whatever_the_granularity() -> None:
+    assert names_of(space("method: layer_swap", llama(4), "a", "b")) == ["bottom", "top", "transition"]
+
+
+def test_weights_that_have_a_default_start_there() -> None:
+    (start,) = space("method: tsv_merge\ngranularity: global", llama(2), "a", "b").starting_points()
+    assert start == {"a.weight": 1.0, "b.weight": 1.0}

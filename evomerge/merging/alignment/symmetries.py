@@ -57,8 +57,13 @@ def trace(config: Mapping[str, Any]) -> Specification:
     from torch._subclasses import FakeTensorMode
 
     built = config_of(config)
-    with FakeTensorMode() as fake, torch.no_grad(), _failing(config):
-        model = build(built)
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    with torch.no_grad(), _failing(config):
+        with torch.device("meta"):
+            model = build(built)
+        with fake:  # as if on the CPU, but without data
+            model.to_empty(device="cpu")
+            model.tie_weights()
         tracer = AxisTracer()
         # By name, so that nothing depends on the order in which modules were made.
         state = dict(sorted(model.state_dict(keep_vars=True).items()))

@@ -20,7 +20,7 @@ from evomerge.merging.method import NOWHERE, Parameter, Place, merge_method
 
 
 def _share(name: str, default: float, high: float, searchable: bool, description: str) -> Parameter:
-    return Parameter(name, default, 0.0, high, False, searchable, description, minimum=0.0, maximum=1.0)
+    return Parameter(name, default, 0.0, high, False, searchable, description, minimum=0.0, maximum=1.0, one_value=True)
 
 
 @merge_method(
