@@ -39,8 +39,17 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "dare_linear": {"density": 0.5},
     "dare_ties": {"density": 0.5},
     "ties": {"density": 0.5},
+    "breadcrumbs": {"density": 0.5, "gamma": 0.02},
+    "breadcrumbs_ties": {"density": 0.5, "gamma": 0.02},
+    "della_linear": {"density": 0.5},
+    "della": {"density": 0.5},
+    "sce": {"select_topk": 0.5},
+    "multislerp": {},
+    "nearswap": {"t": 0.001},
+    "ram": {"epsilon": 0.0001},
+    "ramplus_tl": {"r": 0.1},
 }
-TWO_MODELS = ("slerp",)
+TWO_MODELS = ("slerp", "nearswap")
 
 
 def main() -> None:

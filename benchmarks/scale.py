@@ -121,9 +121,9 @@ def run(size: float, vocabulary: int, methods: list[str], place: Path) -> None:
             bound = largest * (took["parents"] + 2) + (1 << 30)
             moved = total * (took["parents"] + 1)
             print(
-                f"{total / 1e9:5.2f} GB  {num_layers:4d} layers  largest {largest / 1e6:.0f} MB  {method:16s} {took['parents']} models  "
-                f"peak {took['peak'] / 1e6:6.0f} MB ({took['before'] / 1e6:.0f} before the merge; "
-                f"bound {bound / 1e6:.0f})  {took['seconds']:6.1f} s  {moved / took['seconds'] / 1e9:5.2f} GB/s moved",
+                f"{total / 1e9:5.2f} GB, {num_layers:3d} layers, largest tensor {largest / 1e6:.0f} MB: {method:16s}",
+                f"{took['parents']} models  peak {took['peak'] / 1e6:.0f} MB, {took['before'] / 1e6:.0f} of it before the merge",
+                f"(bound {bound / 1e6:.0f})  {took['seconds']:.1f} s, {moved / took['seconds'] / 1e9:.2f} GB/s",
                 flush=True,
             )
             shutil.rmtree(folder / "out")

@@ -86,8 +86,11 @@ class AdapterView(CheckpointView):
             CheckpointError: there is no such tensor, its file is gone, or the adapter's part of it holds NaN or Inf.
         """
         tensor = self.source.tensor(self._sources.get(name, name))
-        for change in self._changes.get(name, ()):
+        changes = self._changes.get(name, ())
+        for change in changes:
             tensor = change.apply(tensor, self._read)
+        if changes:
+            self.source.release()  # memory holds the changed tensor, not the base's beside it
         return tensor
 
     def release(self) -> None:

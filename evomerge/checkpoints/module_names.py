@@ -5,8 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 
 from evomerge.checkpoints.checkpoint import Checkpoint
-from evomerge.checkpoints.skeleton import load_config, model_class, quiet, skeleton
-from evomerge.errors import CheckpointError
+from evomerge.checkpoints.skeleton import skeleton
 
 
 class ModuleNames:
@@ -36,8 +35,7 @@ class ModuleNames:
         """Whether a module stores its weight as (in, out), as GPT-2's do; ``default`` where that is not known."""
         if self._skeleton is None:
             return default
-        name = self._skeleton.name_of(f"{module}.weight")[0].removesuffix(".weight")
-        return name in self._turned if self._turned is not None else default
+        return self._skeleton.name_of(f"{module}.weight")[0].removesuffix(".weight") in self._skeleton.turned
 
     @cached_property
     def _known(self) -> dict[str, str]:
@@ -45,20 +43,6 @@ class ModuleNames:
         assert self._skeleton is not None
         found = {name: self._skeleton.name_of(name) for name in self._checkpoint.tensors}
         return {model_name: stored for stored, (model_name, pattern) in found.items() if pattern is None}
-
-    @cached_property
-    def _turned(self) -> frozenset[str] | None:
-        import torch
-        from transformers.pytorch_utils import Conv1D
-
-        try:
-            built_by = model_class(self._checkpoint.config, self._checkpoint.name)
-            with quiet(), torch.device("meta"):
-                settings = load_config(self._checkpoint.folder, self._checkpoint.name)
-                model = built_by.from_config(settings) if hasattr(built_by, "from_config") else built_by(settings)
-        except CheckpointError:
-            return None
-        return frozenset(name for name, module in model.named_modules() if isinstance(module, Conv1D))
 
     def _by_ending(self, parameter: str) -> str | None:
         """Return the only stored name that is ``parameter`` with components more or less at its beginning."""

@@ -33,12 +33,14 @@ class Skeleton:
         shapes: name → shape, of all that its ``state_dict`` holds, tied names included.
         tied: name → the name that it shares its tensor with, as the config says.
         prefix: what names begin with that come from a model without this one's head ("transformer", "bert").
+        turned: the modules that store their weight as (in, out), as GPT-2's do.
     """
 
     class_name: str
     shapes: Mapping[str, tuple[int, ...]]
     tied: Mapping[str, str]
     prefix: str
+    turned: frozenset[str]
     _renamings: tuple[Any, ...] = field(repr=False, compare=False)
     _converters: tuple[Any, ...] = field(repr=False, compare=False)
     _config: Any = field(repr=False, compare=False)
@@ -134,17 +136,23 @@ def load_config(folder: Path, name: str, fields: Mapping[str, Any] | None = None
     try:
         found = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         return found if fields is None else type(found).from_dict(copy.deepcopy(dict(fields)))
-    except (ValueError, KeyError, OSError, TypeError, AttributeError) as error:
+    except Exception as error:  # configs are checked by code of each architecture
         if "trust_remote_code" in str(error):
             raise CheckpointError(
                 f"{name}: its config needs Python files that the model brings along (auto_map in config.json); "
                 "evomerge runs no code of models. Use a version of the model that transformers has built in"
             ) from error
-        raise CheckpointError(f"{name}: transformers cannot read its config.json: {error}") from error
+        try:  # the config's own class reads infinities, which AutoConfig does not
+            config_class = model_class(fields or {}, name).config_class
+            return config_class.from_pretrained(folder)
+        except Exception:
+            raise CheckpointError(f"{name}: transformers cannot read its config.json: {error}") from error
 
 
 @lru_cache(maxsize=64)
 def _skeleton(config: str, folder: Path) -> Skeleton:
+    from transformers.pytorch_utils import Conv1D
+
     fields = json.loads(config)
     built_by = model_class(fields, str(folder))
     with quiet():
@@ -162,6 +170,7 @@ def _skeleton(config: str, folder: Path) -> Skeleton:
         shapes={name: tuple(tensor.shape) for name, tensor in model.state_dict().items()},
         tied=dict(getattr(model, "all_tied_weights_keys", {})),
         prefix=model.base_model_prefix or "",
+        turned=frozenset(name for name, module in model.named_modules() if isinstance(module, Conv1D)),
         _renamings=renamings,
         _converters=converters,
         _config=settings,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import cache, lru_cache
 from threading import Barrier
 from typing import TypeVar
 
@@ -36,9 +36,17 @@ def over_chunks(
     starts = range(0, max(size, 1), step)
     stops = [min(start + step, size) for start in starts]
     threads = min(torch.get_num_threads(), len(starts)) if on_cpu else 1
+    _keep_freed_memory()
     if threads == 1:
         return list(map(function, starts, stops))
     return list(_pool(torch.get_num_threads()).map(function, starts, stops))
+
+
+@cache
+def _keep_freed_memory() -> None:
+    """Let glibc serve the pieces' temporaries from a heap that it keeps, as it does for what is at most as large as the
+    largest block freed so far. Otherwise they get fresh pages each time, which takes as long as the arithmetic."""
+    torch.empty(HEAP_BLOCK, dtype=torch.uint8)
 
 
 @lru_cache(maxsize=1)
@@ -53,9 +61,6 @@ def _pool(threads: int) -> ThreadPoolExecutor:
         started.wait()
 
     pool = ThreadPoolExecutor(threads, "evomerge-merge", initializer=start)
-    # glibc serves what is at most as large as the largest block freed so far from a heap that it keeps; temporaries
-    # beyond that get fresh pages each time, which takes as long as the arithmetic.
-    torch.empty(HEAP_BLOCK, dtype=torch.uint8)
     for _ in range(threads):
         pool.submit(int)
     started.wait()

@@ -110,6 +110,7 @@ class InPlaceMerger:
             for alias in sorted(set(pairs) & set(targets) - written):
                 for source in targets[pairs[alias]].parts:
                     targets[alias].write(source.view)
+                self._written.pop(alias, None)
                 written.add(alias)
 
     def _load(self, tensors: dict[str, torch.Tensor]) -> None:

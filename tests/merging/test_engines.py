@@ -10,7 +10,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from evomerge.checkpoints import Checkpoint
 from evomerge.errors import CheckpointError, ConfigError, ExportError, MergeError
-from evomerge.merging import InPlaceMerger, Parents, merge_tensors, merge_to_folder
+from evomerge.merging import InPlaceMerger, Parents, in_place, merge_tensors, merge_to_folder
+from evomerge.merging.tensors import merge_tensor
 from evomerge.recipes import Recipe, parse_recipe, read_recipe
 from evomerge.testing.tiny_models import tiny_family
 
@@ -90,6 +91,52 @@ def test_parents_are_never_written_to(family):
     for method in METHODS:
         merger.merge(recipe_for(method, family))
     assert all(torch.equal(parents.tensor(r, n), value) for r, all_ in before.items() for n, value in all_.items())
+
+
+def test_only_what_changed_is_merged_again(family, monkeypatch):
+    merged = []
+
+    def counted(chosen, step, *rest, **options):
+        merged.append(step.name)
+        return merge_tensor(chosen, step, *rest, **options)
+
+    monkeypatch.setattr(in_place, "merge_tensor", counted)
+    merger, fresh = resident(family), resident(family)
+    first = recipe_for("ties", family)
+    weights = [{"filter": "layers.1.mlp", "value": 0.9}, {"value": 0.4}]
+    models = [{"model": entry.model, "parameters": {"weight": weights}} for entry in first.models]
+    second = Recipe.model_validate({**first.model_dump(exclude={"models"}), "models": models})
+    merger.merge(first)
+    everything, merged[:] = list(merged), []
+    merger.merge(first)
+    assert merged == []
+    merger.merge(second)
+    assert merged == [name for name in everything if "layers.1.mlp" in name]
+    fresh.merge(second)
+    ours, theirs = merger.model.state_dict(), fresh.model.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_after_a_merge_that_fails_half_way_the_next_one_is_right(family, monkeypatch):
+    merger, fresh = resident(family), resident(family)
+    first, second = recipe_for("linear", family), recipe_for("ties", family)
+    merger.merge(first)
+
+    def failing(chosen, step, *rest, **options):
+        if "layers.1" in step.name:
+            options["out"].fill_(9)
+            raise MergeError("in the middle")
+        return merge_tensor(chosen, step, *rest, **options)
+
+    monkeypatch.setattr(in_place, "merge_tensor", failing)
+    with pytest.raises(MergeError, match="in the middle"):
+        merger.merge(second)
+    monkeypatch.undo()
+    for recipe in (first, second):
+        merger.merge(recipe)
+        fresh.merge(recipe)
+        ours, theirs = merger.model.state_dict(), fresh.model.state_dict()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_dare_depends_on_seed_tensor_and_parent_only(family):

@@ -74,9 +74,8 @@ def test_nuslerp_without_an_arc_is_finite_and_linear_where_there_is_a_line(facto
 
 def test_nuslerp_refuses_a_third_model_and_keeps_a_single_one():
     _, models = fine_tuned((8,), 3)
-    with pytest.raises(MergeError, match="nuslerp merges two models .beside a base., here are 3"):
+    with pytest.raises(MergeError, match=r"nuslerp merges two models \(beside a base\), here are 3"):
         NUSLERP(models, weight=1.0)
-    assert NUSLERP(models[:1], weight=1.0) is not None
     assert torch.equal(NUSLERP(models[:1], weight=1.0), models[0])
 
 
