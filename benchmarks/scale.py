@@ -122,8 +122,9 @@ def run(size: float, vocabulary: int, methods: list[str], place: Path) -> None:
             moved = total * (took["parents"] + 1)
             print(
                 f"{total / 1e9:5.2f} GB, {num_layers:3d} layers, largest tensor {largest / 1e6:.0f} MB: {method:16s}",
-                f"{took['parents']} models  peak {took['peak'] / 1e6:.0f} MB, {took['before'] / 1e6:.0f} of it before the merge",
-                f"(bound {bound / 1e6:.0f})  {took['seconds']:.1f} s, {moved / took['seconds'] / 1e9:.2f} GB/s",
+                f"{took['parents']} models  peak {took['peak'] / 1e6:.0f} MB (bound {bound / 1e6:.0f};",
+                f"{took['before'] / 1e6:.0f} before the merge)",
+                f" {took['seconds']:.1f} s, {moved / took['seconds'] / 1e9:.2f} GB/s",
                 flush=True,
             )
             shutil.rmtree(folder / "out")

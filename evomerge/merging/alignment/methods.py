@@ -49,7 +49,7 @@ ALIGNMENTS: dict[str, AlignmentMethod] = {
         "permutations that bring neurons together that fire together", _REBASIN, {"seed": _SEED}, samples=True
     ),
     "pleas": AlignmentMethod(
-        "the permutations of PLeaS; `merge_method: pleas` then solves for the weights",
+        "the permutations of PLeaS at the models' own width, without its least squares",
         "Nasery et al. 2025, https://arxiv.org/abs/2407.02447",
         {"seed": _SEED},
         samples=True,

@@ -3,7 +3,7 @@
 `AxisTracer` sees every operation of PyTorch's core ("aten") that a model calls, whatever its architecture, on tensors
 without data. For each it knows what the operation says about axes: a product of matrices makes two axes one, a
 softmax leaves them as they are. An operation that it does not know fixes every axis that goes in, so a symmetry may
-be missed but is never invented.
+be missed but is never invented. The file is long because each operation has a rule of its own.
 """
 
 from __future__ import annotations
