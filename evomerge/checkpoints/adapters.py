@@ -79,6 +79,11 @@ class AdapterView(CheckpointView):
         self._untie()
         self._check_shapes()
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The base's folders and the adapter's."""
+        return (*self.source.folders, self.adapter_folder)
+
     def tensor(self, name: str) -> torch.Tensor:
         """Return tensor ``name`` of the adapted model, in the base's dtype.
 

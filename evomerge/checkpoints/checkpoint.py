@@ -79,6 +79,11 @@ class Checkpoint:
             self._views[name] = self._files.tensor(self.tensors[name])
         return self._views[name]
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Every folder that the weights come from; an adapted model has two."""
+        return (self.folder,)
+
     def release(self) -> None:
         """Forget what is mapped into memory; tensors handed out stay valid, others are mapped anew when asked for."""
         self._files.release()

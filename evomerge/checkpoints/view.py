@@ -39,6 +39,11 @@ class CheckpointView(Checkpoint):
         """
         return self.source.tensor(name)
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The source's folders."""
+        return self.source.folders
+
     def release(self) -> None:
         """Forget what is mapped into memory; tensors handed out stay valid."""
         self.source.release()

@@ -38,7 +38,7 @@ def command(
     complete are not done again.
     """
     from evomerge.errors import ConfigError
-    from evomerge.export.card import describe
+    from evomerge.export.card import describe, folders_of
     from evomerge.export.folder import write_model
     from evomerge.merging import Parents, check_recipe
     from evomerge.merging.optional import notes
@@ -55,7 +55,7 @@ def command(
         raise ConfigError(problems)
     for note in notes(read, parents):
         click.echo(f"note: {note}", err=True)
-    folders = {reference: checkpoint.folder for reference, checkpoint in parents.checkpoints.items()}
+    folders = folders_of(parents.checkpoints)
     card = describe(read, out.name, folders=folders)
     click.echo(str(write_model(read, out, card=card, parents=parents, max_shard_size=max_shard_size)))
 
@@ -76,7 +76,7 @@ def _check_allowed(allowed: tuple[str, ...], stages: tuple[NamedRecipe, ...]) ->
 def _merge_stages(
     stages: tuple[NamedRecipe, ...], out: Path, max_shard_size: str, keep: Path | None, allow_pickle: tuple[str, ...]
 ) -> Path:
-    from evomerge.export.card import describe
+    from evomerge.export.card import describe, folders_of
     from evomerge.export.folder import write_model
     from evomerge.merging import Parents, merge_to_folder
     from evomerge.merging.stages import merge_stages, models_of
@@ -87,7 +87,7 @@ def _merge_stages(
 
     def merge_result(recipe: Recipe, folder: Path, parents: Parents) -> Path:
         opened = Parents.open(models_of(stages), allow_pickle=allow_pickle).checkpoints
-        folders = {reference: checkpoint.folder for reference, checkpoint in opened.items()}
+        folders = folders_of(opened)
         card = replace(describe(recipe, out.name, folders=folders), stages=stages)
         return write_model(recipe, folder, card=card, parents=parents, max_shard_size=max_shard_size)
 

@@ -8,14 +8,12 @@ from __future__ import annotations
 import functools
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
-from transformers import AutoTokenizer
 
 from evomerge.checkpoints import Checkpoint
 from evomerge.errors import CheckpointError, ConfigError, EvomergeError, Problem
@@ -23,7 +21,8 @@ from evomerge.experiments import fronts
 from evomerge.experiments.schema import ExperimentConfig
 from evomerge.fitness import Fitness
 from evomerge.merging import Parents, check_recipe
-from evomerge.recipes import ModelInput, Recipe
+from evomerge.merging.tokenizer_files import merged_tokenizer
+from evomerge.recipes import Alignment, ModelInput, Recipe
 from evomerge.search_spaces import ParentsInfo, SearchSpace, build_search_space
 from evomerge.searchers import ObjectiveSpec, Searcher, build_searcher
 
@@ -39,7 +38,7 @@ class Prepared:
     """An experiment that passed: its parts, built.
 
     ``dtype`` is that of every merged model, in memory and exported. ``donor`` is the model that gives configuration and
-    tokenizer, in memory and exported.
+    tokenizer, in memory and exported. ``like`` is one of the recipes to come: they differ in their numbers only.
     """
 
     experiment: ExperimentConfig
@@ -50,6 +49,7 @@ class Prepared:
     warnings: tuple[str, ...]
     dtype: str
     donor: str
+    like: Recipe
 
     def searcher(self, trials: int) -> Searcher:
         """Return a fresh searcher, as it was before the first trial."""
@@ -61,23 +61,14 @@ class Prepared:
     def reference_recipes(self) -> dict[str, tuple[str, Recipe]]:
         """Name to (kind, recipe) of the models that the search is compared with: base, parents, uniform merge."""
         experiment = self.experiment
+        shared = self.like.parents() if experiment.merge.vocabulary else tuple(experiment.references.values())
         models = {
-            name: ("base" if name == "base" else "parent", self._alone(reference))
+            name: ("base" if name == "base" else "parent", alone(reference, self.dtype))
             for name, reference in experiment.references.items()
+            if reference in shared  # another cannot be run with a vocabulary that was made without it
         }
-        return {**models, "uniform": ("uniform", self._uniform())}
-
-    def _alone(self, reference: str) -> Recipe:
-        """Return the recipe of one model: as it is, or with the vocabulary that all models share in this run."""
-        if not changes_vocabulary(self.experiment):
-            return alone(reference, self.dtype)
-        return together(self.experiment, self.dtype, {reference: 1.0})
-
-    def _uniform(self) -> Recipe:
-        references = list(self.experiment.parents.values())
-        if changes_vocabulary(self.experiment):
-            return together(self.experiment, self.dtype, dict.fromkeys(references, 1 / len(references)))
-        return uniform(references, self.dtype, {"align": self.experiment.merge.fields.get("align")})
+        average = uniform(list(experiment.parents.values()), self.dtype, align=experiment.merge.align)
+        return {**models, "uniform": ("uniform", average)}
 
 
 def alone(reference: str, dtype: str | None) -> Recipe:
@@ -85,30 +76,10 @@ def alone(reference: str, dtype: str | None) -> Recipe:
     return Recipe.model_validate({"merge_method": "passthrough", "models": [{"model": reference}], "dtype": dtype})
 
 
-def together(experiment: ExperimentConfig, dtype: str | None, weights: Mapping[str, float]) -> Recipe:
-    """Return a linear recipe of all models of the experiment, with its vocabulary; those without a weight get 0."""
-    fields = {
-        "merge_method": "linear",
-        "base_model": experiment.base,
-        "models": [
-            {"model": reference, "parameters": {"weight": weights.get(reference, 0.0)}}
-            for reference in experiment.references.values()
-        ],
-        "dtype": dtype,
-        **experiment.merge.vocabulary,
-    }
-    return Recipe.model_validate(fields)
-
-
-def changes_vocabulary(experiment: ExperimentConfig) -> bool:
-    """Whether the models of the run get a vocabulary that may not be their own."""
-    return bool(experiment.merge.vocabulary)
-
-
-def uniform(references: list[str], dtype: str | None, further: Mapping[str, Any] = MappingProxyType({})) -> Recipe:
-    """Return the recipe of the plain average of the parents; ``further`` are fields of the recipe."""
+def uniform(references: list[str], dtype: str | None, *, align: Alignment | None = None) -> Recipe:
+    """Return the recipe of the plain average of the parents, aligned with each other if ``align``."""
     models = tuple(ModelInput(model=r, parameters={"weight": 1.0 / len(references)}) for r in references)
-    return Recipe.model_validate({"merge_method": "linear", "models": models, "dtype": dtype, **further})
+    return Recipe.model_validate({"merge_method": "linear", "models": models, "dtype": dtype, "align": align})
 
 
 def prepare(experiment: ExperimentConfig, *, out: Path | None = None) -> Prepared:
@@ -126,22 +97,16 @@ def prepare(experiment: ExperimentConfig, *, out: Path | None = None) -> Prepare
     objectives = tuple(ObjectiveSpec(o.name, o.direction, o.weight) for o in fitness.objectives) if fitness else ()
     if fitness:
         _attempt(problems, lambda: _check_pick(experiment, objectives))
-    space = None
+    space = like = None
     dtype = donor = ""
-    if parents and not (problems_of_parents := _seen(experiment, parents).problems()):
+    if parents:
         dtype = experiment.dtype or common_dtype(parents)
         info = _info(experiment, parents, dtype)
         space = _attempt(problems, lambda: build_search_space(experiment.search_space, info))
-        problems += not_finite(parents)
-    elif parents:
-        problems += problems_of_parents
     if space and parents:
-        genome = {gene.name: gene.initial for gene in space.genes}
-        recipe = space.express(genome)
-        problems += check_recipe(recipe, parents)
-        donor = recipe.base_model or recipe.parents()[0]
-        if fitness:
-            problems += _tokenizer_problems(fitness, parents, donor)
+        like = space.express({gene.name: gene.initial for gene in space.genes})
+        problems += _problems_of(like, parents, fitness)
+        donor = like.base_model or like.parents()[0]
     if space and objectives:
         _attempt(
             problems,
@@ -149,15 +114,10 @@ def prepare(experiment: ExperimentConfig, *, out: Path | None = None) -> Prepare
         )
     if fitness and out:
         problems += _disk(out, fitness, experiment.budget.trials)
-    if problems or parents is None or fitness is None or space is None:
+    if problems or parents is None or fitness is None or space is None or like is None:
         raise ConfigError(list(dict.fromkeys(problems)))
     warnings = tuple(str(problem) for problem in fitness.warnings)
-    return Prepared(experiment, parents, fitness, space, objectives, warnings, dtype, donor)
-
-
-def _seen(experiment: ExperimentConfig, parents: Parents) -> Parents:
-    """Return the parents with the vocabulary that the run gives them."""
-    return parents.viewed(together(experiment, None, {})) if changes_vocabulary(experiment) else parents
+    return Prepared(experiment, parents, fitness, space, objectives, warnings, dtype, donor, like)
 
 
 def not_finite(parents: Parents) -> list[Problem]:
@@ -216,11 +176,23 @@ def common_dtype(parents: Parents) -> str:
     return str(functools.reduce(torch.promote_types, usual, usual[0])).removeprefix("torch.")
 
 
-def _tokenizer_problems(fitness: Fitness, parents: Parents, donor: str) -> list[Problem]:
+def _problems_of(recipe: Recipe, parents: Parents, fitness: Fitness | None) -> list[Problem]:
+    """Return what is wrong with the recipe, with all models together, and with the tasks for their tokenizer."""
+    problems = check_recipe(recipe, parents)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(parents[donor].folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        return [Problem(f"its tokenizer cannot be loaded: {error}", donor)]
+        seen = parents.viewed(recipe)
+        problems += seen.problems()
+        problems = problems or not_finite(parents)
+        tokenizer = merged_tokenizer(recipe, seen.checkpoints)
+    except ConfigError as error:
+        return [*problems, *error.problems]
+    except CheckpointError as error:
+        return [*problems, Problem(str(error))]
+    if fitness is None or problems:
+        return problems
+    if tokenizer is None:
+        donor = recipe.base_model or recipe.parents()[0]
+        return [Problem("it has no tokenizer", donor, "use a folder that holds the model's tokenizer too")]
     return fitness.problems(tokenizer)
 
 

@@ -28,7 +28,7 @@ from evomerge.experiments.summarise import objective_infos, reference_rows
 from evomerge.experiments.tracker import Tracker, row
 from evomerge.fitness import Responses, Split
 from evomerge.merging.statistics import Statistics
-from evomerge.recipes import Recipe
+from evomerge.recipes import Recipe, write_recipe
 from evomerge.reports.progress import Display
 from evomerge.workers import Placement, Pool, WorkerSpec, connect, place
 
@@ -154,6 +154,7 @@ class _Workers:
                 donor=self._prepared.donor,
                 device=placement.device,
                 threads=placement.threads,
+                like=write_recipe(self._prepared.like),
             )
             self._pool = Pool(spec, placement.workers, retries=experiment.workers.retries, report=self._display.note)
             self._connected()

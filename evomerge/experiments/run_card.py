@@ -11,7 +11,7 @@ from evomerge.experiments.confirmation import Confirmation, Confirmed
 from evomerge.experiments.journal import Journal
 from evomerge.experiments.preflight import Prepared
 from evomerge.experiments.statistics import Estimate
-from evomerge.export.card import describe
+from evomerge.export.card import describe, folders_of
 from evomerge.export.card_data import CardData, Comparison, ObjectiveInfo, Score, ScoreRow, SearchInfo
 from evomerge.recipes import Recipe
 
@@ -24,7 +24,7 @@ def card_of(
     return describe(
         recipe,
         experiment.name,
-        folders={reference: prepared.parents[reference].folder for reference in recipe.parents()},
+        folders=folders_of({reference: prepared.parents[reference] for reference in recipe.parents()}),
         nicknames={reference: nickname for nickname, reference in experiment.parents.items()},
         search=_search(prepared, journal, facts, confirmation, number),
         objectives=tuple(ObjectiveInfo(o["name"], o["task"], o["metric"], o["direction"]) for o in facts["objectives"]),

@@ -14,7 +14,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from evomerge import __version__
-from evomerge.checkpoints import resolve
+from evomerge.checkpoints import Checkpoint, resolve
 from evomerge.errors import ConfigError
 from evomerge.export.card_data import CardData, Comparison, ParentInfo, Score, ScoreRow, SearchInfo
 from evomerge.export.licences import front_matter, resolve_licence
@@ -24,6 +24,15 @@ from evomerge.recipes import NamedRecipe, Recipe, stages_to_mergekit, write_reci
 
 TAGS = ("merge", "evomerge", "mergekit-compatible")
 _SNAPSHOT = re.compile(r"/models--([^/]+)/snapshots/([^/]+)")
+
+
+def folders_of(checkpoints: Mapping[str, Checkpoint]) -> dict[str, Path]:
+    """Return reference → folder for a card; an adapter has a folder and a licence of its own beside its base's."""
+    found: dict[str, Path] = {}
+    for reference, checkpoint in checkpoints.items():
+        first, *others = checkpoint.folders
+        found |= {reference: first, **{f"{reference} ({folder.name})": folder for folder in others}}
+    return found
 
 
 def describe(

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from evomerge.checkpoints.tokenizers import GENERATION_CONFIG, TOKENIZER_FILES
 from evomerge.errors import MergeError
 from evomerge.merging.device import OnDevice
 from evomerge.merging.parents import Parents
 from evomerge.merging.preparations import Preparations, shared_folder
 from evomerge.merging.resident import ResidentModel, Target
 from evomerge.merging.tensors import Numbers, merge_tensor, merge_tensors, numbers
+from evomerge.merging.tokenizer_files import generation_fields, merged_tokenizer
 from evomerge.recipes import Recipe
 
 if TYPE_CHECKING:
@@ -39,10 +39,11 @@ class InPlaceMerger:
             weights equal those of `merge_to_folder` bit for bit if this dtype holds the recipe's.
         device: where the model lives and merging runs.
         prepared: what depends on the parents alone; shared with the other processes of this machine by default.
+        like: a recipe that names the models and the vocabulary of those to come, where the models' own differ.
 
     Attributes:
         model: the resident model, in eval mode; the same object after each merge.
-        tokenizer: the base's tokenizer, None if it has none.
+        tokenizer: the merged models' tokenizer, None if they have none.
 
     Raises:
         MergeError: transformers cannot build the model from the base.
@@ -56,19 +57,19 @@ class InPlaceMerger:
         dtype: str | None = None,
         device: str = "cpu",
         prepared: Preparations | None = None,
+        like: Recipe | None = None,
     ) -> None:
-        from transformers import AutoTokenizer, GenerationConfig
+        from transformers import GenerationConfig
 
-        self._parents = parents
+        like = like or Recipe.model_validate({"merge_method": "passthrough", "models": [{"model": base}]})
+        self._parents = parents = parents.viewed(like)
         self._preparations = prepared or Preparations(shared_folder())
         self._written: dict[str, tuple[Parents, Numbers]] = {}
-        folder = parents[base].folder
         self._resident = ResidentModel(parents, base, dtype, device)
         self.model: PreTrainedModel = self._resident.model
-        if (folder / GENERATION_CONFIG).is_file():
-            self.model.generation_config = GenerationConfig.from_pretrained(folder)
-        has_tokenizer = any((folder / name).is_file() for name in TOKENIZER_FILES)
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False) if has_tokenizer else None
+        if (fields := generation_fields(like, parents.checkpoints)) is not None:
+            self.model.generation_config = GenerationConfig.from_dict(fields)
+        self.tokenizer = merged_tokenizer(like, parents.checkpoints)
         self._on_device = OnDevice(torch.device(device))
 
     @torch.no_grad()

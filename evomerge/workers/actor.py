@@ -23,6 +23,7 @@ class WorkerSpec:
         donor: reference of the model that gives configuration and tokenizer.
         device: ``cpu`` or ``cuda``.
         threads: CPU threads for torch.
+        like: a recipe (YAML) that names the models and the vocabulary of those to come.
     """
 
     references: Mapping[str, str]
@@ -31,6 +32,7 @@ class WorkerSpec:
     donor: str
     device: Literal["cpu", "cuda"]
     threads: int
+    like: str | None = None
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,14 @@ class Worker:
 
         from evomerge.fitness import Fitness, FitnessConfig
         from evomerge.merging import InPlaceMerger, Parents
+        from evomerge.recipes import parse_recipe
 
         torch.set_num_threads(spec.threads)
         self.spec = spec
         self.fitness = Fitness(FitnessConfig.model_validate(spec.fitness))
         parents = Parents.open(list(dict.fromkeys(spec.references.values())))
-        self.merger: Any = InPlaceMerger(parents, base=spec.donor, dtype=spec.dtype, device=spec.device)
+        like = None if spec.like is None else parse_recipe(spec.like)
+        self.merger: Any = InPlaceMerger(parents, base=spec.donor, dtype=spec.dtype, device=spec.device, like=like)
         self.name = f"{os.uname().nodename}:{os.getpid()}"
 
     def ready(self) -> str:

@@ -121,3 +121,21 @@ def test_resolve_licence_takes_folders_by_name_or_path(tmp_path: Path) -> None:
     assert licence.reason == "the most restrictive of the parents' licences (the others: mit)"
     assert resolve_licence({"zoo/a": one}).parents[0].parent == "zoo/a"
     assert licence.metadata == {"license": "gpl-3.0"}
+
+
+def test_an_adapter_brings_a_licence_of_its_own(tmp_path: Path) -> None:
+    from evomerge.checkpoints import Checkpoint, CheckpointView
+    from evomerge.export.card import folders_of
+    from evomerge.testing.tiny_models import tiny_family
+
+    base = tiny_family(tmp_path, parents=0)["base"]
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
+    (base / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+
+    class Adapted(CheckpointView):
+        folders = (base, tmp_path / "adapter")
+
+    found = resolve_licence(folders_of({"base+adapter": Adapted(Checkpoint(base))}))
+    assert [stated.parent for stated in found.parents] == ["base+adapter", "base+adapter (adapter)"]
+    assert found.id == "cc-by-nc-4.0"

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from evomerge.checkpoints import Checkpoint, CheckpointView
 from evomerge.merging import METHODS, InPlaceMerger, Parents
 from evomerge.merging.device import OnDevice
 from evomerge.recipes import Recipe
@@ -56,6 +57,26 @@ def test_parents_that_do_not_fit_are_streamed(family, max_bytes):
         for name in parents[str(paths["a"])].tensors:
             tensor = handed.tensor(parents, str(paths["a"]), name)
             assert torch.equal(tensor.cpu(), parents.tensor(str(paths["a"]), name))
+
+
+def test_what_a_view_makes_is_made_once_as_far_as_it_fits(family):
+    class Doubled(CheckpointView):
+        made = 0
+
+        def tensor(self, name):
+            Doubled.made += 1
+            return super().tensor(name) * 2
+
+    _, paths = family
+    parents = Parents({"twice": Doubled(Checkpoint(paths["a"]))})
+    names = list(parents["twice"].tensors)
+    roomy, tight = OnDevice(torch.device("cpu")), OnDevice(torch.device("cpu"), max_bytes=0)
+    for handed, expected in ((roomy, len(names)), (tight, 2 * len(names))):
+        Doubled.made = 0
+        for _ in range(2):
+            for name in names:
+                assert torch.equal(handed.tensor(parents, "twice", name), parents["twice"].source.tensor(name) * 2)
+        assert Doubled.made == expected
 
 
 def test_on_the_cpu_parents_are_views_of_their_files(family):

@@ -93,7 +93,7 @@ def test_a_recipe_that_fails_comes_back_with_its_traceback_and_the_worker_lives(
     pool: Pool, experiment: ExperimentConfig
 ) -> None:
     items = Fitness(experiment.fitness).items("search")
-    pool.submit("bad", "merge_method: nonsense\nmodels: [{model: x}]\n", items)
+    pool.submit("bad", f"merge_method: nonsense\nmodels: [{{model: {experiment.parents['a']}}}]\n", items)
     _, outcome = pool.next(timeout=60) or ("", Outcome(None))
     assert outcome.responses is None
     assert not outcome.worker_lost

@@ -40,6 +40,7 @@ from evomerge.merging.task_vectors import (
 )
 
 TOP = 255  # the rank of a row's largest entry
+_BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
 
 EPSILON = Parameter(
     "epsilon",
@@ -94,25 +95,34 @@ def _ranked(tensor: torch.Tensor, base: torch.Tensor, shape: Sequence[int], seed
     blocks = 1 if size == 0 or len(shape) < 2 else shape[0]
     each = size // blocks
     rank = torch.empty(blocks, length, each // length, dtype=torch.uint8, device=tensor.device)
+    levels = torch.linspace(0, TOP, length).round_() if length > 1 else torch.tensor([TOP / 2]).round_()
+    levels = levels.to(tensor.device, torch.uint8).view(1, length, 1)
 
     def part(first: int, last: int) -> torch.Tensor:
         vector = tensor[first * each : last * each] - base[first * each : last * each]
-        magnitude = vector.abs().float().view(last - first, length, -1)
-        share = _shares(magnitude).mul_(TOP).round_()
-        rank[first:last] = share.to(torch.uint8)
-        return torch.stack([magnitude.double().sum(), (magnitude * share.div_(TOP)).double().sum()])
+        magnitude = vector.abs_().view(last - first, length, -1)
+        ranks = rank[first:last].scatter_(1, rising(magnitude), levels.expand_as(magnitude))
+        share = ranks.float().div_(TOP)
+        return torch.stack([magnitude.double().sum(), share.mul_(magnitude).double().sum()])
 
     norm, upper = torch.stack(over_chunks(part, blocks, tensor.device, entries=each)).sum(0).tolist()
     return Ranked(PerEntry(rank.view(-1)), draws(seed), norm, upper)
 
 
-def _shares(magnitude: torch.Tensor) -> torch.Tensor:
-    """Return the rank of each number among those along the second dimension: 0 for the smallest, 1 for the largest."""
-    length = magnitude.shape[1]
-    if length < 2:
-        return torch.full_like(magnitude, 0.5)
-    places = torch.linspace(0, 1, length, device=magnitude.device).view(1, length, 1).expand_as(magnitude)
-    return torch.empty_like(magnitude).scatter_(1, magnitude.argsort(dim=1), places)
+def rising(magnitude: torch.Tensor) -> torch.Tensor:
+    """Return the places along the second dimension in the order of rising magnitude (int64).
+
+    On the CPU what is sorted are integers, the magnitude's bits before the place: several times faster than sorting
+    places by magnitude.
+    """
+    if magnitude.device.type != "cpu":
+        return magnitude.argsort(dim=1)
+    length, bits = magnitude.shape[1], magnitude.view(_BITS[magnitude.dtype])
+    narrow = bits.dtype == torch.int16 and length <= 1 << 16
+    keys = bits.int() << 16 if narrow else bits.long() << 32
+    keys |= torch.arange(length, dtype=keys.dtype).view(1, length, 1)
+    keys.numpy().sort(axis=1)
+    return keys.bitwise_and_((1 << (16 if narrow else 32)) - 1).long()
 
 
 def thin(vector: torch.Tensor, ranks: torch.Tensor, drawn: torch.Tensor, density: float, epsilon: float) -> None:

@@ -39,11 +39,11 @@ def whole(tensors: Sequence[torch.Tensor], base: torch.Tensor | None, *, shape: 
 
 def ratios(
     tensors: Sequence[torch.Tensor], base: torch.Tensor | None, *, prepared: Whole, filter_wise: bool
-) -> PerLine:
-    """Return the share of the models' mean in the result: for the tensor, or for each row."""
+) -> torch.Tensor | PerLine:
+    """Return the share of the models' mean in the result: one number for the tensor, or one for each row."""
     if not filter_wise:
         numbers = [prepared.products[i][j] for i in range(len(tensors)) for j in range(i + 1)]
-        return PerLine(ratio(torch.tensor([numbers], dtype=torch.float64, device=tensors[0].device), len(tensors)), 1)
+        return ratio(torch.tensor([numbers], dtype=torch.float64, device=tensors[0].device), len(tensors))
     pairs = line_products(tensors, required(base), prepared.shape, ROWS)
     return per_line(ratio(pairs, len(tensors)), prepared.shape, ROWS)
 

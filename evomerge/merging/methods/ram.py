@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 
 from evomerge.merging.chunks import over_chunks
 from evomerge.merging.method import Parameter, merge_method
@@ -73,8 +74,9 @@ def enlargements(
 
     def shared_and_own(first: int, last: int) -> torch.Tensor:
         vectors, counts = changes([tensor[first:last] for tensor in tensors], start[first:last], epsilon)
-        shared, own = counts > 1, counts == 1
-        return torch.stack([torch.stack([(v[shared] != 0).sum(), (v[own] != 0).sum()]) for v in vectors])
+        shared = several(counts)
+        marks = [vector.float().sign_().abs_() for vector in vectors]
+        return torch.stack([torch.stack([mark @ shared, mark.sum() - mark @ shared]) for mark in marks]).long()
 
     counted = torch.stack(over_chunks(shared_and_own, start.numel(), start.device)).sum(0).tolist()
     return [1 + r * min(alpha, shared / own if own else alpha * bool(shared)) for shared, own in counted]
@@ -102,7 +104,7 @@ def ramplus_tl(
 ) -> torch.Tensor:
     """Return the base plus the changes, averaged where shared and enlarged where not, float32."""
     vectors, counts = changes(tensors, base, epsilon)
-    alone = (counts == 1).float()
+    alone = 1 - several(counts)
     total = torch.zeros_like(counts)
     for vector, factor in zip(vectors, reduced, strict=True):
         total.add_(vector * alone, alpha=factor - 1).add_(vector)
@@ -113,10 +115,13 @@ def changes(
     tensors: Sequence[torch.Tensor], base: torch.Tensor | None, epsilon: float
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Return the task vectors, zero where a model changed nothing, and how many changed each entry (float32)."""
-    vectors = task_vectors(tensors, base)
-    masks = [vector.abs() > epsilon for vector in vectors]
+    vectors = [F.hardshrink(vector, epsilon) for vector in task_vectors(tensors, base)]
     counts = torch.zeros(vectors[0].shape, device=vectors[0].device)
-    for vector, mask in zip(vectors, masks, strict=True):
-        vector.mul_(mask)
-        counts.add_(mask)
+    for vector in vectors:
+        counts.add_(vector.sign().abs_())
     return vectors, counts
+
+
+def several(counts: torch.Tensor) -> torch.Tensor:
+    """Return 1 where more than one model changed an entry, else 0."""
+    return (counts - 1).clamp_(0, 1)

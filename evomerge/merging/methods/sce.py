@@ -79,7 +79,7 @@ def selection(
         return Selection(None, [])
     values = _variances(tensors, start)
     if prepared.order is None:
-        trim: Trim = _first(values(0, size), kept)
+        trim: Trim = _first(task_vectors(tensors, start), kept)
     else:
         trim = largest(values, size, device, prepared.order, kept)
     return Selection(trim, _weights(_mean_squares(tensors, start, trim)))
@@ -117,14 +117,26 @@ def sce(
 
 def _variances(tensors: Sequence[torch.Tensor], base: torch.Tensor) -> Values:
     def values(start: int, stop: int) -> torch.Tensor:
-        vectors = task_vectors([tensor[start:stop] for tensor in tensors], base[start:stop])
-        return torch.stack(vectors).var(dim=0, unbiased=False) if start < stop else vectors[0]
+        return _variance(task_vectors([tensor[start:stop] for tensor in tensors], base[start:stop]))
 
     return values
 
 
-def _first(variances: torch.Tensor, kept: int) -> First:
-    """Return the selection of the ``kept`` largest that torch's topk makes, and with it mergekit, of equal ones."""
+def _variance(vectors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the variance over the vectors at each entry, computed in float32 and rounded to their dtype."""
+    mean = torch.zeros_like(vectors[0], dtype=torch.float32)
+    for vector in vectors:
+        mean.add_(vector, alpha=1 / len(vectors))
+    squares = torch.zeros_like(mean)
+    for vector in vectors:
+        distance = vector - mean
+        squares.addcmul_(distance, distance, value=1 / len(vectors))
+    return squares.to(vectors[0].dtype)
+
+
+def _first(vectors: Sequence[torch.Tensor], kept: int) -> First:
+    """Return the selection of the ``kept`` largest variances: as mergekit has it, of equal ones too."""
+    variances = torch.stack(list(vectors)).var(dim=0, unbiased=False)
     rank = torch.ones(variances.shape, dtype=torch.int32, device=variances.device)
     rank[variances.topk(kept).indices] = 0
     return First(PerEntry(rank), 1)
@@ -135,7 +147,8 @@ def _selected(tensors: Sequence[torch.Tensor], base: torch.Tensor, trim: Trim) -
     vectors = task_vectors(tensors, base)
     if trim is None:
         return vectors
-    mask = trimmed(torch.stack(vectors).var(dim=0, unbiased=False), trim).sign_()
+    chosen_by = torch.ones_like(base) if isinstance(trim, First) else _variance(vectors)
+    mask = trimmed(chosen_by, trim).sign_()
     return [vector.mul_(mask) for vector in vectors]
 
 
