@@ -181,7 +181,9 @@ def _problems_of(recipe: Recipe, parents: Parents, fitness: Fitness | None) -> l
     problems = check_recipe(recipe, parents)
     try:
         seen = parents.viewed(recipe)
-        problems += seen.problems()
+        # A model that takes no part in the merges needs to fit in only where it can be run with their vocabulary.
+        others = () if recipe.tokenizer or recipe.tokenizer_source else tuple(parents.checkpoints)
+        problems += Parents({reference: seen[reference] for reference in (*recipe.parents(), *others)}).problems()
         problems = problems or not_finite(parents)
         tokenizer = merged_tokenizer(recipe, seen.checkpoints)
     except ConfigError as error:

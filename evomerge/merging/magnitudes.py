@@ -13,7 +13,7 @@ mergekit has it, whatever the length.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -23,6 +23,7 @@ from evomerge.merging.chunks import over_chunks
 from evomerge.merging.state import PerEntry, state_class
 
 SHORT = 1 << 18  # entries up to which vectors are sorted
+FINE = 1 << 15  # entries among which a single one is looked for at once
 BINS = 1 << 15  # numbers that the leading bits of a magnitude can be
 _BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
 
@@ -195,13 +196,31 @@ def _nth_member(values: Values, size: int, device: torch.device, chosen: int, wa
         return _leading(values(start, stop)).sub_(chosen)
 
     def members(start: int, stop: int) -> tuple[int, int, int]:
-        return start, stop, stop - start - int(torch.count_nonzero(distances(start, stop)))
+        return start, stop, _zeros(distances(start, stop))
 
-    for start, stop, count in over_chunks(members, size, device):
+    start, stop, wanted = _holder(over_chunks(members, size, device), wanted)
+    piece = distances(start, stop)
+    parts = [(n, n + FINE, _zeros(piece[n : n + FINE])) for n in range(0, len(piece), FINE)]
+    begin, end, wanted = _holder(parts, wanted)
+    return start + begin + int((piece[begin:end] == 0).nonzero()[wanted - 1])
+
+
+def _holder(pieces: Iterable[tuple[int, int, int]], wanted: int) -> tuple[int, int, int]:
+    """Return (start, stop) of the piece that holds the ``wanted``-th member, and which of its members that is.
+
+    Args:
+        pieces: (start, stop, number of members), in order.
+        wanted: counted from 1.
+    """
+    for start, stop, count in pieces:
         if wanted <= count:
-            return start + int((distances(start, stop) == 0).nonzero()[wanted - 1])
+            return start, stop, wanted
         wanted -= count
     raise AssertionError("the counts speak of more entries than there are")
+
+
+def _zeros(numbers: torch.Tensor) -> int:
+    return numbers.numel() - int(torch.count_nonzero(numbers))
 
 
 def _threshold_within(values: Values, size: int, device: torch.device, chosen: int, wanted: int) -> Above:

@@ -14,6 +14,7 @@ from evomerge.errors import CheckpointError, ConfigError, Problem
 from evomerge.merging import compatibility
 from evomerge.merging.optional import has_no_place, is_needed
 from evomerge.merging.views import VIEWS
+from evomerge.merging.vocabulary import vocabulary_of
 from evomerge.recipes import PlannedTensor, Recipe, find_stacks, plan
 
 # what views depend on
@@ -217,7 +218,8 @@ class Parents:
         """Return every reason why these models cannot be merged with each other, whatever the recipe."""
         checkpoints = list(self.checkpoints.values())
         found = compatibility.config_problems(checkpoints)
-        found += compatibility.tokenizer_problems(checkpoints)
+        if any(vocabulary_of(checkpoint) is None for checkpoint in checkpoints):
+            found += compatibility.tokenizer_problems(checkpoints)
         alike = self._alike()
         names = self.tensor_names(list(self.checkpoints))
         first, *others = self.checkpoints

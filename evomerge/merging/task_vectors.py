@@ -120,13 +120,12 @@ def elected_sum(
     weights = [float(torch.tensor(weight, dtype=dtype)) for weight in weights]
     terms = [vector.mul(weight).float() for vector, weight in zip(vectors, weights, strict=True)]
     winner = elected_sign(terms, dtype)
-    mixed, divisor = torch.zeros_like(winner), torch.zeros_like(winner)
-    for term, weight in zip(terms, weights, strict=True):
-        agreeing = term.mul_(winner).relu_()
-        mixed.add_(agreeing)
-        if normalize:
-            divisor.add_(agreeing.sign_(), alpha=weight)
+    first, *others = (term.mul_(winner).relu_() for term in terms)
+    mixed = added([first, *others])
     if normalize:
+        divisor = first.sign_().mul_(weights[0])
+        for agreeing, weight in zip(others, weights[1:], strict=True):
+            divisor.add_(agreeing.sign_(), alpha=weight)
         mixed.div_(divisor.add_(divisor.sign().abs_().neg_().add_(1)))  # a divisor of 0 becomes 1
     return mixed.mul_(winner).mul_(factor).add_(base)
 
@@ -137,9 +136,17 @@ def elected_sign(terms: Sequence[torch.Tensor], dtype: torch.dtype) -> torch.Ten
     Args:
         dtype: what the merge is computed for.
     """
-    total = torch.zeros_like(terms[0])
-    for term in terms:
-        total.add_(term)
+    total = added(terms)
     # In float16 a sum may be too small to have a sign.
     winner = (total.to(dtype).float() if dtype == torch.float16 else total).sign_()
     return winner.add_(1).sign_().mul_(2).sub_(1)  # −1, 0, 1 → −1, 1, 1
+
+
+def added(terms: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the sum of at least one tensor, a new one."""
+    if len(terms) == 1:
+        return terms[0].clone()
+    total = terms[0] + terms[1]
+    for term in terms[2:]:
+        total.add_(term)
+    return total

@@ -25,7 +25,7 @@ def near_items():
 def near(model, tokenizer, items):
     """Grows with the mean logit on random tokens."""
     generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(0, 60, (len(items), 12), generator=generator)
+    tokens = torch.randint(0, min(60, model.config.vocab_size), (len(items), 12), generator=generator)
     means = model(input_ids=tokens).logits.mean(dim=(1, 2))
     return [float(torch.tanh(3 * mean + index / 40)) for index, mean in enumerate(means)]
 

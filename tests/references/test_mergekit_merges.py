@@ -5,10 +5,11 @@ order differ by a few units of 2⁻²⁴. In half precision mergekit rounds ever
 to 2⁻⁹, float16 to 2⁻¹²), its weights and the cosines of angles; we round once. A weighted sum that nearly cancels
 magnifies that, which is why the parents' size counts and not the result's alone.
 
-Two results are ill-conditioned. Karcher means of fine-tuned models lie at angles of some hundredths, whose cosines
+Three results are ill-conditioned. Karcher means of fine-tuned models lie at angles of some hundredths, whose cosines
 round to 1 in half precision, and mergekit then passes over that model; ours keeps it, and both lie between the models.
-Arcs between nearly opposite lines (`nuslerp` by rows or columns: a line may be two numbers long) go wherever the
-rounding of their angle sends them, and such tensors are left out.
+Arcs of `nuslerp` between nearly opposite vectors, or rows or columns (a few numbers may well be opposite), go wherever
+the rounding of their angle sends them, and so does `model_stock` where its divisor 1 + (N−1) cos θ nearly vanishes;
+such tensors are left out.
 
 From a few methods mergekit returns float32 although the merge is in half precision (its masks are float32); they are
 compared after rounding to ours.
@@ -60,7 +61,7 @@ def distances(recipe, parents, theirs):
     assert ours.keys() == theirs.keys()
     found = {}
     for name, tensor in ours.items():
-        if recipe.merge_method == "nuslerp" and has_opposite_lines(recipe, steps[name], parents):
+        if is_ill_conditioned(recipe, steps[name], parents):
             continue
         assert tensor.shape == theirs[name].shape
         assert theirs[name].dtype in (tensor.dtype, torch.float32)
@@ -71,16 +72,21 @@ def distances(recipe, parents, theirs):
     return found
 
 
-def has_opposite_lines(recipe, step, parents):
-    """Return whether nuslerp meets nearly opposite rows or columns in a tensor."""
-    if recipe.parameters.get("nuslerp_flatten", True):
+def is_ill_conditioned(recipe, step, parents):
+    """Return whether a tensor has lines whose angles decide nothing but rounding."""
+    flags = recipe.parameters
+    whole = flags.get("nuslerp_flatten", True) and not flags.get("filter_wise", False)
+    if recipe.merge_method not in ("nuslerp", "model_stock"):
         return False
-    base = parents.tensor(recipe.base_model, step.inputs[recipe.base_model]).double() if recipe.base_model else 0
-    first, second = (
-        parents.tensor(model, name).double() - base for model, name in step.inputs.items() if model != recipe.base_model
-    )
-    dimension = 0 if recipe.parameters.get("nuslerp_row_wise") else -1
-    return bool((torch.cosine_similarity(first, second, dim=dimension) < -0.9).any())
+    tensors = {model: parents.tensor(model, name).double() for model, name in step.inputs.items()}
+    base = tensors.pop(recipe.base_model) if recipe.base_model else 0
+    moves = [(tensor - base).reshape(-1) if whole else tensor - base for tensor in tensors.values()]
+    dimension = 0 if flags.get("nuslerp_row_wise") and not whole else -1
+    pairs = [(first, second) for i, first in enumerate(moves) for second in moves[:i]]
+    cosine = sum(torch.cosine_similarity(*pair, dim=dimension) for pair in pairs) / len(pairs)
+    if recipe.merge_method == "nuslerp":
+        return bool((cosine < -0.8).any())
+    return bool((1 + (len(moves) - 1) * cosine < 0.5).any())
 
 
 def bound(recipe, stored_in):

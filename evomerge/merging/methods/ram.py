@@ -75,8 +75,9 @@ def enlargements(
     def shared_and_own(first: int, last: int) -> torch.Tensor:
         vectors, counts = changes([tensor[first:last] for tensor in tensors], start[first:last], epsilon)
         shared = several(counts)
-        marks = [vector.float().sign_().abs_() for vector in vectors]
-        return torch.stack([torch.stack([mark @ shared, mark.sum() - mark @ shared]) for mark in marks]).long()
+        marks = [vector.sign().abs_() for vector in vectors]
+        parts = [(mark * shared, mark * (1 - shared)) for mark in marks]
+        return torch.stack([torch.stack([part.sum(dtype=torch.float64) for part in pair]) for pair in parts])
 
     counted = torch.stack(over_chunks(shared_and_own, start.numel(), start.device)).sum(0).tolist()
     return [1 + r * min(alpha, shared / own if own else alpha * bool(shared)) for shared, own in counted]

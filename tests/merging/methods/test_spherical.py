@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from evomerge.errors import MergeError
-from evomerge.merging import METHODS
+from evomerge.merging import METHODS, Parents, check_recipe, merge_tensors
+from evomerge.recipes import Recipe
 from evomerge.testing.merge_methods import fine_tuned
+from evomerge.testing.tiny_models import tiny_family
 
 NUSLERP, MULTISLERP, KARCHER = (METHODS[name] for name in ("nuslerp", "multislerp", "karcher"))
 SHAPES = [(), (11,), (6, 9), (4, 3, 5), (4, 3, 2, 2)]
@@ -166,3 +168,43 @@ def test_karcher_of_models_without_a_mean_direction_is_finite():
     assert torch.allclose(KARCHER([model, zero]), model / 2, atol=1e-6)  # as in mergekit: zero counts in the length
     assert KARCHER([model, -model]).isfinite().all()
     assert torch.equal(KARCHER([model]), model)
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory):
+    paths = tiny_family(tmp_path_factory.mktemp("family"))
+    return {name: str(path) for name, path in paths.items()}
+
+
+def recipe(method, models, **fields):
+    weight = {"parameters": {"weight": 0.5}}
+    return Recipe.model_validate({"merge_method": method, "models": [{"model": m, **weight} for m in models], **fields})
+
+
+@pytest.mark.parametrize("method", ["nuslerp", "multislerp"])
+def test_a_base_is_the_origin_if_the_recipe_names_one(family, method):
+    models = [family["a"], family["b"]]
+    parents = Parents.open(list(family.values()))
+    plain, on_base = recipe(method, models), recipe(method, models, base_model=family["base"])
+    assert check_recipe(plain, parents) == check_recipe(on_base, parents) == []
+    name = "model.layers.0.mlp.up_proj.weight"
+    base, *tensors = (parents.tensor(model, name) for model in (family["base"], *models))
+    for used, origin in ((plain, None), (on_base, base)):
+        expected = METHODS[method](tensors, origin, weight=0.5)
+        assert torch.equal(dict(merge_tensors(used, parents))[name], expected)
+
+
+def test_models_are_counted_beside_the_base(family):
+    parents = Parents.open(list(family.values()))
+    for fields in ({}, {"base_model": family["base"]}):
+        (problem,) = check_recipe(recipe("nuslerp", [family["a"], family["b"], family["c"]], **fields), parents)
+        assert "nuslerp merges exactly 2 models beside the base, this recipe has 3" in str(problem)
+    alone = recipe("nuslerp", [family["a"]], base_model=family["base"])
+    assert "this recipe has 1" in str(check_recipe(alone, parents))
+
+
+def test_slices_must_name_a_base_that_is_the_origin(family):
+    sources = [{"model": family[n], "layer_range": [0, 2], "parameters": {"weight": 0.5}} for n in "ab"]
+    fields = {"merge_method": "nuslerp", "base_model": family["base"], "slices": [{"sources": sources}]}
+    problems = check_recipe(Recipe.model_validate(fields), Parents.open(list(family.values())))
+    assert any("is not among the sources of this slice" in str(problem) for problem in problems)
