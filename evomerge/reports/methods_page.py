@@ -25,7 +25,7 @@ def methods_page(methods: Registry[MergeMethod]) -> str:
     entries = list(methods.items())
     lines = [
         _INTRODUCTION,
-        "| method | what it does | needs base | kind | genes |",
+        "| method | what it does | needs | kind | genes |",
         "| --- | --- | --- | --- | --- |",
         *(_row(name, method) for name, method in entries),
     ]
@@ -41,8 +41,8 @@ def method_section(name: str, method: MergeMethod) -> str:
 
 def _row(name: str, method: MergeMethod) -> str:
     genes = ", ".join(f"`{p.name}`" for p in method.parameters if p.searchable)
-    needs = ", ".join([*(["yes"] if method.needs_base else []), *(f"statistics: {k}" for k in method.statistics)])
-    return f"| [`{name}`](#{name}) | {_cell(method.summary)} | {needs} | {method.kind} | {genes} |"
+    needs = ["base"] * method.needs_base + ["statistics"] * bool(method.statistics)
+    return f"| [`{name}`](#{name}) | {_cell(method.summary)} | {', '.join(needs)} | {method.kind} | {genes} |"
 
 
 def _section(name: str, method: MergeMethod) -> list[str]:
