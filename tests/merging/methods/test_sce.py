@@ -14,7 +14,7 @@ def naive_sce(base, models, share):
     vectors = torch.stack([m.double() - base.double() for m in models]).reshape(len(models), -1)
     if share < 1:
         variance = ((vectors - vectors.mean(0)) ** 2).mean(0)
-        kept = int(int((variance > 0).sum()) * share)
+        kept = int((variance > 0).sum() * share)
         selected = torch.zeros(vectors.shape[1], dtype=torch.float64)
         selected[variance.argsort(descending=True)[:kept]] = 1
         vectors = vectors * selected
@@ -46,7 +46,7 @@ def test_long_and_short_tensors_select_as_many_entries_of_equal_variance(monkeyp
     base = torch.zeros(600, dtype=dtype)
     models = [torch.randint(-2, 3, (600,), generator=generator).to(dtype) for _ in range(2)]
     variances = torch.stack(models).var(dim=0, unbiased=False)
-    kept = int(int(variances.count_nonzero()) * 0.5)
+    kept = int(variances.count_nonzero() * 0.5)
     for short in (magnitudes.SHORT, 0):
         monkeypatch.setattr(magnitudes, "SHORT", short)
         state = SCE.prepared_for(models, base)
