@@ -10,13 +10,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, lru_cache
 from threading import Barrier
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 
 T = TypeVar("T")
 
-CHUNK = 1 << 19  # entries; the temporaries of one piece stay in the second-level cache
+CHUNK = 1 << 18  # entries; smaller pieces stay in faster caches, but threads then wait for the interpreter
 HEAP_BLOCK = (1 << 25) - (1 << 12)  # glibc's limit is 32 MB
 GPU_CHUNK = 1 << 26  # a GPU wants large pieces; this bounds its temporaries to some 256 MB each
 
@@ -32,14 +32,28 @@ def over_chunks(
         entries: how many entries each number of the range stands for, such as those of a row.
     """
     on_cpu = torch.device(device).type == "cpu"
-    step = max(1, (CHUNK if on_cpu else GPU_CHUNK) // max(1, entries))
-    starts = range(0, max(size, 1), step)
-    stops = [min(start + step, size) for start in starts]
-    threads = min(torch.get_num_threads(), len(starts)) if on_cpu else 1
+    step = max(1, piece_size(device) // max(1, entries))
+    pieces = [(start, min(start + step, size)) for start in range(0, max(size, 1), step)]
+    threads = min(torch.get_num_threads(), len(pieces)) if on_cpu else 1
     _keep_freed_memory()
     if threads == 1:
-        return list(map(function, starts, stops))
-    return list(_pool(torch.get_num_threads()).map(function, starts, stops))
+        return [function(start, stop) for start, stop in pieces]
+
+    results: list[T | None] = [None] * len(pieces)
+    waiting = iter(enumerate(pieces))  # advancing it is one step of the interpreter, which no other thread interrupts
+
+    def work(_: int) -> None:
+        for number, (start, stop) in waiting:
+            results[number] = function(start, stop)
+
+    # One task a thread: whoever waits for many wakes up often, and the others wait for the interpreter meanwhile.
+    list(_pool(torch.get_num_threads()).map(work, range(threads)))
+    return cast("list[T]", results)
+
+
+def piece_size(device: torch.device | str = "cpu") -> int:
+    """Return how many entries a piece has, but for the last one."""
+    return CHUNK if torch.device(device).type == "cpu" else GPU_CHUNK
 
 
 @cache

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from evomerge.merging.chunks import over_chunks
+from evomerge.merging.chunks import over_chunks, piece_size
 from evomerge.merging.state import PerEntry, state_class
 
 SHORT = 1 << 18  # entries up to which vectors are sorted
@@ -37,9 +37,16 @@ class Ranks(NamedTuple):
 
 @state_class
 class Counts(NamedTuple):
-    """``above[b]``: how many entries have leading magnitude bits of b or more (int64, BINS + 1 numbers)."""
+    """How many entries have which leading magnitude bits, as a number from 0 to BINS − 1, the entry's bin.
+
+    ``above[b]`` counts those of bin b or more (int64, BINS + 1 numbers). In half precision ``pieces[p, b − low]`` counts
+    those of bin b among the p-th ``step`` entries (int32; bins without entries are left out at both ends).
+    """
 
     above: torch.Tensor
+    pieces: torch.Tensor
+    low: int
+    step: int
 
 
 @state_class
@@ -129,7 +136,7 @@ def largest(values: Values, size: int, device: torch.device, order: Order, kept:
         return First(order.rank, kept)
     if kept == 0:
         return Above(math.inf, math.inf, -1)
-    return _threshold(values, size, device, order.above, kept)
+    return _threshold(values, size, device, order, kept)
 
 
 def keep_between(tensor: torch.Tensor, base: torch.Tensor, order: Order, skipped: int, kept: int) -> Trim:
@@ -161,9 +168,27 @@ def order_of(values: Values, size: int, device: torch.device, *, rising: bool = 
         places = torch.arange(size, dtype=torch.int32, device=device)
         rank[order] = places.flip(0) if rising else places
         return Ranks(PerEntry(rank))
-    parts = over_chunks(lambda start, stop: torch.bincount(_leading(values(start, stop)), minlength=BINS), size, device)
-    counts = torch.stack(parts).sum(0)
-    return Counts(torch.cat([counts.flip(0).cumsum(0).flip(0), counts.new_zeros(1)]).cpu())
+    return _counts(values, size, device)
+
+
+def _counts(values: Values, size: int, device: torch.device) -> Counts:
+    def counted(start: int, stop: int) -> tuple[int, int, torch.Tensor]:
+        """Return the number of zeros, the lowest other bin, and the counts from there to the highest."""
+        bins = torch.bincount(_leading(values(start, stop)), minlength=BINS).cpu()
+        filled = bins[1:].nonzero()
+        low, high = (int(filled[0]) + 1, int(filled[-1]) + 2) if len(filled) else (1, 1)
+        return int(bins[0]), low, bins[low:high].to(torch.int32)
+
+    parts = over_chunks(counted, size, device)
+    low = min(start for _, start, _ in parts)
+    pieces = torch.zeros(len(parts), max(start + len(counts) for _, start, counts in parts) - low, dtype=torch.int32)
+    for row, (_, start, counts) in zip(pieces, parts, strict=True):
+        row[start - low : start - low + len(counts)] = counts
+    total = torch.zeros(BINS + 1, dtype=torch.int64)
+    total[0] = sum(zeros for zeros, _, _ in parts)
+    total[low : low + pieces.shape[1]] = pieces.sum(0, dtype=torch.int64)
+    in_half = values(0, 0).dtype != torch.float32
+    return Counts(total.flip(0).cumsum(0).flip(0), pieces if in_half else pieces[:0, :0], low, piece_size(device))
 
 
 def _leading(vector: torch.Tensor) -> torch.Tensor:
@@ -174,8 +199,10 @@ def _leading(vector: torch.Tensor) -> torch.Tensor:
     return bits.bitwise_and(BINS - 1)
 
 
-def _threshold(values: Values, size: int, device: torch.device, above: torch.Tensor, kept: int) -> First | Above | None:
-    chosen = int((above >= kept).sum()) - 1  # the bin of the smallest magnitude kept
+def _threshold(values: Values, size: int, device: torch.device, counts: Counts, kept: int) -> Above | None:
+    above = counts.above
+    # The bin of the smallest magnitude kept: the last that has `kept` entries or more from it on.
+    chosen = BINS - int(torch.searchsorted(above.flip(0), kept))
     wanted = kept - int(above[chosen + 1])  # how many to keep of that bin
     dtype = values(0, 0).dtype
     if dtype == torch.float32:
@@ -185,24 +212,19 @@ def _threshold(values: Values, size: int, device: torch.device, above: torch.Ten
     magnitude = torch.tensor(chosen, dtype=torch.int16).view(dtype)
     below = torch.tensor(chosen - 1, dtype=torch.int16).view(dtype)
     every = wanted == above[chosen] - above[chosen + 1]
-    last = size if every else _nth_member(values, size, device, chosen, wanted)
+    last = size if every else _nth_member(values, size, counts, chosen, wanted)
     return Above(float(magnitude), float(below), last)
 
 
-def _nth_member(values: Values, size: int, device: torch.device, chosen: int, wanted: int) -> int:
+def _nth_member(values: Values, size: int, counts: Counts, chosen: int, wanted: int) -> int:
     """Return the number of the entry that is the ``wanted``-th of the bin ``chosen``."""
-
-    def distances(start: int, stop: int) -> torch.Tensor:
-        return _leading(values(start, stop)).sub_(chosen)
-
-    def members(start: int, stop: int) -> tuple[int, int, int]:
-        return start, stop, _zeros(distances(start, stop))
-
-    start, stop, wanted = _holder(over_chunks(members, size, device), wanted)
-    piece = distances(start, stop)
-    parts = [(n, n + FINE, _zeros(piece[n : n + FINE])) for n in range(0, len(piece), FINE)]
+    step, column = counts.step, counts.pieces[:, chosen - counts.low].tolist()
+    pieces = [(n * step, min((n + 1) * step, size), count) for n, count in enumerate(column)]
+    start, stop, wanted = _holder(pieces, wanted)
+    distances = _leading(values(start, stop)).sub_(chosen)
+    parts = [(n, n + FINE, _zeros(distances[n : n + FINE])) for n in range(0, len(distances), FINE)]
     begin, end, wanted = _holder(parts, wanted)
-    return start + begin + int((piece[begin:end] == 0).nonzero()[wanted - 1])
+    return start + begin + int((distances[begin:end] == 0).nonzero()[wanted - 1])
 
 
 def _holder(pieces: Iterable[tuple[int, int, int]], wanted: int) -> tuple[int, int, int]:

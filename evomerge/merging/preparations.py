@@ -16,7 +16,7 @@ import torch
 from evomerge.checkpoints import cache_folder
 from evomerge.merging.state import num_bytes, to_device, transform
 
-VERSION = "1"  # raised when prepared states change, so that old files are not taken for new ones
+VERSION = "2"  # raised when prepared states change, so that old files are not taken for new ones
 SMALL = 1 << 14  # bytes up to which a state is not worth a file
 FOLDER_BYTES = 1 << 36  # the folder's files may take so much; the least recently used go first
 MEMORY_BYTES = 1 << 30  # kept in memory where files cannot be written

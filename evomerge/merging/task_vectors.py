@@ -126,8 +126,11 @@ def elected_sum(
         divisor = first.sign_().mul_(weights[0])
         for agreeing, weight in zip(others, weights[1:], strict=True):
             divisor.add_(agreeing.sign_(), alpha=weight)
-        mixed.div_(divisor.add_(divisor.sign().abs_().neg_().add_(1)))  # a divisor of 0 becomes 1
-    return mixed.mul_(winner).mul_(factor).add_(base)
+        if min(weights) > 0:  # where it is 0, nothing agrees, and the sum is 0
+            mixed.div_(divisor.clamp_min_(torch.finfo(torch.float32).tiny))
+        else:
+            mixed.div_(divisor.add_(divisor.sign().abs_().neg_().add_(1)))  # a divisor of 0 becomes 1
+    return torch.addcmul(base.float(), mixed, winner, value=factor)
 
 
 def elected_sign(terms: Sequence[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
@@ -137,9 +140,9 @@ def elected_sign(terms: Sequence[torch.Tensor], dtype: torch.dtype) -> torch.Ten
         dtype: what the merge is computed for.
     """
     total = added(terms)
-    # In float16 a sum may be too small to have a sign.
-    winner = (total.to(dtype).float() if dtype == torch.float16 else total).sign_()
-    return winner.add_(1).sign_().mul_(2).sub_(1)  # −1, 0, 1 → −1, 1, 1
+    if dtype == torch.float16:  # in which a sum may be too small to have a sign
+        total = total.to(dtype).float()
+    return torch.copysign(torch.ones_like(total), total.add_(0.0))  # −0 becomes 0
 
 
 def added(terms: Sequence[torch.Tensor]) -> torch.Tensor:
