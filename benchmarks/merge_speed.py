@@ -1,14 +1,14 @@
 """How long merging takes, beside copying the same bytes and beside mergekit.
 
-    python benchmarks/merge_speed.py [--hidden 1024] [--layers 12] [--threads 2] [--dtype bfloat16] [--only ties dare_ties]
-                                     [--peer PYTHON_WITH_MERGEKIT]
+    python benchmarks/merge_speed.py [--hidden 1024] [--layers 12] [--threads 2] [--dtype bfloat16]
+                                     [--only ties dare_ties] [--peer PYTHON_WITH_MERGEKIT]
 
 Makes a random Llama (200M parameters unless told otherwise), a base and three parents, and merges them into a resident
 model: once to prepare what depends on the parents alone, then with other numbers each time. Printed are
 
 - prepare: seconds of the first merge beyond those of the following ones;
 - merge: the fastest of the following merges, in seconds;
-- × memcpy: beside a copy that reads and writes as many bytes in all as the merge does;
+- × memcpy: beside copying the parents, once;
 - × mergekit: how many times faster than mergekit's executor in memory, in the same run, reading from the same files
   and copying into a resident model as its evolutionary search does. mergekit goes second, so pages are cached for both.
 """
@@ -113,7 +113,7 @@ def recipe_of(method: str, paths: dict[str, Path], shift: float = 0.0) -> Recipe
 
 
 def measure(recipe: Recipe, paths: dict[str, Path]) -> tuple[float, float, float]:
-    """Return the seconds of the first merge, of a later one, and of copying as many bytes."""
+    """Return the seconds of the first merge, of a later one, and of copying the parents."""
     parents = Parents.open(recipe.parents())
     base = recipe.base_model or str(paths["a"])
     with tempfile.TemporaryDirectory() as prepared:
@@ -123,8 +123,8 @@ def measure(recipe: Recipe, paths: dict[str, Path]) -> tuple[float, float, float
         first = time.perf_counter() - started
         others = iter([recipe_of(recipe.merge_method, paths, 0.01 * (n + 1)) for n in range(REPEATS)])
         again = fastest(lambda: merger.merge(next(others)))
-    moved = sum(parents[reference].num_bytes for reference in recipe.parents()) + parents[base].num_bytes
-    source, target = (torch.ones(moved // 2, dtype=torch.uint8) for _ in range(2))
+    read = sum(parents[reference].num_bytes for reference in recipe.parents())
+    source, target = (torch.ones(read, dtype=torch.uint8) for _ in range(2))
     return first, again, fastest(lambda: target.copy_(source))
 
 

@@ -39,8 +39,8 @@ class Ranks(NamedTuple):
 class Counts(NamedTuple):
     """How many entries have which leading magnitude bits, as a number from 0 to BINS − 1, the entry's bin.
 
-    ``above[b]`` counts those of bin b or more (int64, BINS + 1 numbers). In half precision ``pieces[p, b − low]`` counts
-    those of bin b among the p-th ``step`` entries (int32; bins without entries are left out at both ends).
+    ``above[b]`` counts those of bin b or more (int64, BINS + 1 numbers). In half precision, ``pieces[p, b − low]``
+    counts those of bin b among the p-th ``step`` entries (int32; bins without entries are left out at both ends).
     """
 
     above: torch.Tensor

@@ -25,7 +25,7 @@ def methods_page(methods: Registry[MergeMethod]) -> str:
     entries = list(methods.items())
     lines = [
         _INTRODUCTION,
-        "| method | what it does | needs | kind | genes |",
+        "| method | what it does | needs (may have) | kind | genes |",
         "| --- | --- | --- | --- | --- |",
         *(_row(name, method) for name, method in entries),
     ]
@@ -41,7 +41,7 @@ def method_section(name: str, method: MergeMethod) -> str:
 
 def _row(name: str, method: MergeMethod) -> str:
     genes = ", ".join(f"`{p.name}`" for p in method.parameters if p.searchable)
-    needs = ["base"] * method.needs_base + ["statistics"] * bool(method.statistics)
+    needs = ["base"] * method.needs_base + ["(base)"] * method.optional_base + ["statistics"] * bool(method.statistics)
     return f"| [`{name}`](#{name}) | {_cell(method.summary)} | {', '.join(needs)} | {method.kind} | {genes} |"
 
 

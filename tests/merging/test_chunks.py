@@ -1,5 +1,6 @@
 """Pieces cover every entry once, in order, and threads of ours leave torch's number of threads alone."""
 
+import itertools
 import threading
 
 import pytest
@@ -15,7 +16,7 @@ def test_pieces_cover_everything_in_order(monkeypatch, size):
     pieces = over_chunks(lambda start, stop: (start, stop), size)
     assert pieces[0][0] == 0
     assert pieces[-1][1] == size
-    assert all(first[1] == second[0] for first, second in zip(pieces, pieces[1:], strict=False))
+    assert all(first[1] == second[0] for first, second in itertools.pairwise(pieces))
 
 
 def test_numbers_of_threads_stay_as_they_are(monkeypatch):

@@ -46,7 +46,7 @@ def test_other_keys_and_other_parents_have_states_of_their_own(tmp_path):
 
 
 def test_only_what_is_needed_of_a_larger_storage_is_written(tmp_path):
-    Preparations(tmp_path).get(("key",), lambda: [], lambda: torch.zeros(1_000_000)[:10_000])
+    Preparations(tmp_path).get(("key",), list, lambda: torch.zeros(1_000_000)[:10_000])
     (file,) = tmp_path.glob(f"*{SUFFIX}")
     assert file.stat().st_size < 100_000
 
@@ -54,7 +54,7 @@ def test_only_what_is_needed_of_a_larger_storage_is_written(tmp_path):
 def test_without_a_folder_or_with_one_that_cannot_be_written_everything_still_works(tmp_path):
     (tmp_path / "file").write_text("")
     for folder in (None, tmp_path / "file" / "inside"):
-        assert Preparations(folder).get(("key",), lambda: [], big)[0].tensor[0] == 1
+        assert Preparations(folder).get(("key",), list, big)[0].tensor[0] == 1
 
 
 def test_a_full_disk_keeps_the_state_in_memory(tmp_path, monkeypatch):
@@ -64,19 +64,19 @@ def test_a_full_disk_keeps_the_state_in_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(preparations, "_write", full)
     kept, calls = Preparations(tmp_path), []
     for _ in range(2):
-        kept.get(("key",), lambda: [], lambda: calls.append(1) or big())
+        kept.get(("key",), list, lambda: calls.append(1) or big())
     assert len(calls) == 1
 
 
 def test_an_error_of_the_preparation_is_passed_on(tmp_path):
     with pytest.raises(ZeroDivisionError):
-        Preparations(tmp_path).get(("key",), lambda: [], lambda: 1 / 0)
+        Preparations(tmp_path).get(("key",), list, lambda: 1 / 0)
 
 
 def test_the_folder_stays_below_its_limit_and_forgets_the_oldest(tmp_path, monkeypatch):
     kept = Preparations(tmp_path)
     for age, key in enumerate("abc"):
-        kept.get((key,), lambda: [], big)
+        kept.get((key,), list, big)
         for file in tmp_path.glob(f"*{SUFFIX}"):
             if file.stat().st_mtime > time.time() - 50:
                 os.utime(file, (time.time() - 1000 + age * 100,) * 2)
