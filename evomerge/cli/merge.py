@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +12,9 @@ import click
 
 if TYPE_CHECKING:
     from evomerge.recipes import NamedRecipe
+
+
+SECONDS = 5.0  # between two lines of progress
 
 
 @click.command()
@@ -57,7 +62,22 @@ def command(
         click.echo(f"note: {note}", err=True)
     folders = folders_of(parents.checkpoints)
     card = describe(read, out.name, folders=folders)
-    click.echo(str(write_model(read, out, card=card, parents=parents, max_shard_size=max_shard_size)))
+    click.echo(
+        str(write_model(read, out, card=card, parents=parents, max_shard_size=max_shard_size, report=_reporter()))
+    )
+
+
+def _reporter() -> Callable[[int, int], None]:
+    """Return what tells on standard error, every few seconds, how far a merge is."""
+    last = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= SECONDS:
+            last = time.monotonic()
+            click.echo(f"merged {done / 1e9:.1f} of {total / 1e9:.1f} GB", err=True)
+
+    return report
 
 
 def _check_allowed(allowed: tuple[str, ...], stages: tuple[NamedRecipe, ...]) -> None:
@@ -83,13 +103,15 @@ def _merge_stages(
     from evomerge.recipes import Recipe
 
     def merge(recipe: Recipe, folder: Path, parents: Parents) -> Path:
-        return merge_to_folder(recipe, folder, max_shard_size=max_shard_size, parents=parents)
+        return merge_to_folder(recipe, folder, max_shard_size=max_shard_size, parents=parents, report=_reporter())
 
     def merge_result(recipe: Recipe, folder: Path, parents: Parents) -> Path:
         opened = Parents.open(models_of(stages), allow_pickle=allow_pickle).checkpoints
         folders = folders_of(opened)
         card = replace(describe(recipe, out.name, folders=folders), stages=stages)
-        return write_model(recipe, folder, card=card, parents=parents, max_shard_size=max_shard_size)
+        return write_model(
+            recipe, folder, card=card, parents=parents, max_shard_size=max_shard_size, report=_reporter()
+        )
 
     return merge_stages(
         stages,

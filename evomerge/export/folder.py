@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ def write_model(
     parents: Parents | None = None,
     max_shard_size: str = "5GB",
     overwrite: bool = False,
+    report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Path:
     """Merge ``recipe`` into the folder ``out``, with a model card, and return ``out``.
 
@@ -40,6 +42,7 @@ def write_model(
         parents: the recipe's parents, where they are open already.
         max_shard_size: of each safetensors file, such as ``5GB``.
         overwrite: replace ``out`` if it is an earlier export (it holds a recipe.yaml).
+        report: told the bytes written and the bytes in all, after each tensor.
 
     Raises:
         ExportError: ``out`` is in use or cannot be written.
@@ -54,6 +57,7 @@ def write_model(
             parents=parents,
             companions={} if card is None else {"README.md": render_card(card)},
             replace=overwrite,
+            report=report,
         )
     except OSError as error:
         hint = "free some space, and the same command goes on from there; or choose another folder"

@@ -25,7 +25,8 @@ from evomerge.merging.state import PerEntry, state_class
 SHORT = 1 << 18  # entries up to which vectors are sorted
 FINE = 1 << 15  # entries among which a single one is looked for at once
 BINS = 1 << 15  # numbers that the leading bits of a magnitude can be
-_BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
+# The integers that have as many bits as the numbers of a dtype.
+INTEGERS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
 
 
 @state_class
@@ -193,7 +194,7 @@ def _counts(values: Values, size: int, device: torch.device) -> Counts:
 
 def _leading(vector: torch.Tensor) -> torch.Tensor:
     """Return the 15 leading bits of each magnitude, which order magnitudes as far as they go (int16)."""
-    bits = vector.view(_BITS[vector.dtype])
+    bits = vector.view(INTEGERS[vector.dtype])
     if bits.dtype == torch.int32:
         bits = bits.bitwise_right_shift(16).to(torch.int16)
     return bits.bitwise_and(BINS - 1)

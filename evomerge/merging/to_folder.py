@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ def merge_to_folder(
     parents: Parents | None = None,
     companions: Mapping[str, str] | None = None,
     replace: bool = False,
+    report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Path:
     """Merge ``recipe`` into a model folder that transformers loads, and return the folder.
 
@@ -50,6 +51,7 @@ def merge_to_folder(
         parents: the recipe's parents where they are open already.
         companions: further files, name → text.
         replace: put the merged folder in the place of the one at ``out``, if there is one.
+        report: told the bytes written and the bytes in all, after each tensor.
 
     Raises:
         ConfigError: the recipe does not fit its parents; lists every problem.
@@ -66,10 +68,14 @@ def merge_to_folder(
     checked = parents.checked(recipe)
     checked.release()  # of what the checks have read
     with CheckpointWriter(Path(out), specs, max_shard_size, identity=identity, replace=replace) as writer:
+        total = sum(spec.num_bytes for spec in specs)
+        left = sum(spec.num_bytes for spec in specs if spec.name not in writer.done)
         for name, tensor in merge_tensors(recipe, checked, skip=writer.done):
             if not all_finite(tensor):
                 raise MergeError(f"tensor {name}: the merge holds NaN or Inf, which no parent does; {_OVERFLOW}")
             writer.write(name, tensor)
+            left -= tensor.nbytes
+            report(total - left, total)
             del tensor  # it may be a view of a file that is to be unmapped
             checked.release()
             if recipe.statistics is not None:

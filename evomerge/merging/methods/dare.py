@@ -19,6 +19,7 @@ import torch
 
 from evomerge.errors import MergeError
 from evomerge.merging.draws import Draws, draws, limit
+from evomerge.merging.magnitudes import INTEGERS
 from evomerge.merging.method import Parameter, merge_method, switch
 from evomerge.merging.task_vectors import (
     DENSITY,
@@ -31,8 +32,6 @@ from evomerge.merging.task_vectors import (
     task_vectors,
     weighted_sum,
 )
-
-_BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
 
 
 def drawn(tensors: Sequence[torch.Tensor], base: torch.Tensor | None, seeds: Sequence[int] | None) -> list[Draws]:
@@ -61,7 +60,7 @@ def drop(vector: torch.Tensor, drawn: torch.Tensor, density: float) -> torch.Ten
         return vector.zero_()
     # All bits set where the draw is below the bound, none elsewhere; ten times faster than a mask of truth values.
     mask = drawn.to(vector.device).clamp(bound - 1, bound).sub_(bound)
-    bits = vector.view(_BITS[vector.dtype])
+    bits = vector.view(INTEGERS[vector.dtype])
     bits.bitwise_and_(mask.to(bits.dtype))
     return vector
 

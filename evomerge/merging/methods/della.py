@@ -25,6 +25,7 @@ import torch
 from evomerge.errors import MergeError
 from evomerge.merging.chunks import over_chunks
 from evomerge.merging.draws import LEVELS, Draws, draws
+from evomerge.merging.magnitudes import INTEGERS
 from evomerge.merging.method import Parameter, merge_method, switch
 from evomerge.merging.state import PerEntry, state_class
 from evomerge.merging.task_vectors import (
@@ -40,7 +41,6 @@ from evomerge.merging.task_vectors import (
 )
 
 TOP = 255  # the rank of a row's largest entry
-_BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
 
 EPSILON = Parameter(
     "epsilon",
@@ -117,7 +117,7 @@ def rising(magnitude: torch.Tensor) -> torch.Tensor:
     """
     if magnitude.device.type != "cpu":
         return magnitude.argsort(dim=1)
-    length, bits = magnitude.shape[1], magnitude.view(_BITS[magnitude.dtype])
+    length, bits = magnitude.shape[1], magnitude.view(INTEGERS[magnitude.dtype])
     narrow = bits.dtype == torch.int16 and length <= 1 << 16
     keys = bits.int() << 16 if narrow else bits.long() << 32
     keys |= torch.arange(length, dtype=keys.dtype).view(1, length, 1)
