@@ -6,6 +6,7 @@ over before torch has woken its other threads.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, lru_cache
@@ -18,23 +19,31 @@ T = TypeVar("T")
 
 CHUNK = 1 << 18  # entries; smaller pieces stay in faster caches, but threads then wait for the interpreter
 HEAP_BLOCK = (1 << 25) - (1 << 12)  # glibc's limit is 32 MB
+FUSED_CHUNK = 1 << 21  # of compiled functions, which have threads of their own and no temporaries
 GPU_CHUNK = 1 << 26  # a GPU wants large pieces; this bounds its temporaries to some 256 MB each
 
 
 def over_chunks(
-    function: Callable[[int, int], T], size: int, device: torch.device | str = "cpu", entries: int = 1
+    function: Callable[[int, int], T],
+    size: int,
+    device: torch.device | str = "cpu",
+    entries: int = 1,
+    fused: bool = False,
 ) -> list[T]:
     """Return ``function(start, stop)`` of every piece of ``range(size)``, in order; an empty range is one piece.
 
-    The pieces depend on ``size``, ``entries`` and the kind of device alone, never on the number of threads.
+    The pieces depend on the arguments alone, never on the number of threads.
 
     Args:
         entries: how many entries each number of the range stands for, such as those of a row.
+        fused: the function's work is compiled: larger pieces, one after the other.
     """
     on_cpu = torch.device(device).type == "cpu"
     step = max(1, piece_size(device) // max(1, entries))
+    if fused:  # pieces of like length, as short ones are not worth calling a compiled function for
+        step = math.ceil(size / math.ceil(size / max(step, FUSED_CHUNK)))
     pieces = [(start, min(start + step, size)) for start in range(0, max(size, 1), step)]
-    threads = min(torch.get_num_threads(), len(pieces)) if on_cpu else 1
+    threads = min(torch.get_num_threads(), len(pieces)) if on_cpu and not fused else 1
     _keep_freed_memory()
     if threads == 1:
         return [function(start, stop) for start, stop in pieces]

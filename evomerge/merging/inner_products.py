@@ -18,6 +18,7 @@ import torch
 
 from evomerge.merging.chunks import over_chunks
 from evomerge.merging.state import state_class
+from evomerge.merging.sums import weighted
 
 DIGITS = 12
 ROWS, COLUMNS = -1, 0  # the dimension along which a line runs
@@ -99,10 +100,7 @@ def norm(square: float) -> float:
 
 def combined(tensors: Sequence[torch.Tensor], base: torch.Tensor | None, shares: Sequence[float]) -> torch.Tensor:
     """Return Σ sᵢ θᵢ in float32; with a base θ₀ + Σ sᵢ (θᵢ − θ₀)."""
-    total = torch.zeros_like(tensors[0], dtype=torch.float32) if base is None else base.float() * (1 - sum(shares))
-    for tensor, share in zip(tensors, shares, strict=True):
-        total.add_(tensor, alpha=share)
-    return total
+    return weighted(tensors, shares) if base is None else weighted([base, *tensors], [1 - sum(shares), *shares])
 
 
 def _pairs(tensors: Sequence[torch.Tensor], base: torch.Tensor | None, start: int, stop: int) -> torch.Tensor:

@@ -108,6 +108,7 @@ class MergeMethod:
         statistics: kinds of statistics of each model's activations or gradients that it needs.
         ignored: parameters that recipes may set because mergekit's method takes them, and that change no
             number.
+        fused: it calls compiled functions where a piece is long enough (see `evomerge.merging.fused`).
         others: for methods on matrices, what happens to vectors, embeddings and other tensors.
         ordered: the order of the models has a meaning.
         optional_base: a recipe's base, if it names one, is no input like the others either, but the method works
@@ -130,6 +131,7 @@ class MergeMethod:
     reduce: Callable[..., Any] | None = None
     statistics: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
+    fused: bool = False
     others: str = ""
     ordered: bool = False
     optional_base: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 
 from evomerge.errors import MergeError
 from evomerge.merging.chunks import over_chunks
+from evomerge.merging.fused import pays
 from evomerge.merging.method import METHODS, MergeMethod, Parameter, Place
 from evomerge.merging.parents import Parents, Step
 from evomerge.merging.preparations import Preparations
@@ -162,11 +164,16 @@ def merge_tensor(
         raise MergeError(f"tensor {step.name}: {error}") from error
 
     flat = result.view(-1)
+    # Each dtype that the numbers are rounded to, the last by copying.
+    before = [dtype for dtype, after in pairwise((chosen.dtype, chosen.out_dtype, flat.dtype)) if dtype != after]
 
     def write(start: int, stop: int) -> None:
-        flat[start:stop].copy_(merged(start, stop).to(chosen.dtype).to(chosen.out_dtype))
+        piece = merged(start, stop)
+        for dtype in before:
+            piece = piece.to(dtype)
+        flat[start:stop].copy_(piece)
 
-    over_chunks(write, flat.numel(), flat.device)
+    over_chunks(write, flat.numel(), flat.device, fused=method.fused and pays(flat.numel(), flat.device.type))
     return result
 
 

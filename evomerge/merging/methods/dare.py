@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import torch
 
 from evomerge.errors import MergeError
+from evomerge.merging import fused
 from evomerge.merging.draws import Draws, draws, limit
 from evomerge.merging.magnitudes import INTEGERS
 from evomerge.merging.method import Parameter, merge_method, switch
@@ -111,6 +112,7 @@ def dare_linear(
     formula="θ₀ + λ Σ_{i∈A} wᵢ δ̃ᵢ,  δ̃ᵢ as in dare_linear,  A as in ties",
     needs_base=True,
     kind="elementwise",
+    fused=True,
     randomised=True,
     prepare=drawn,
     ignored=("int8_mask",),
@@ -127,7 +129,14 @@ def dare_ties(
     rescale: bool,
 ) -> torch.Tensor:
     """Return the base plus λ times the sign-elected sum of the thinned task vectors, float32."""
-    vectors = [drop(*each) for each in zip(task_vectors(tensors, base), prepared, density, strict=True)]
+    start = required(base)
+    if fused.fits(start):
+        kept = [(draws, limit(p), p if rescale and p > 0 else 1.0) for draws, p in zip(prepared, density, strict=True)]
+        cuts = [fused.drop(start.device, *each) for each in kept]
+        merged = fused.elected(start, tensors, cuts, weight, normalize, lambda_)
+        if merged is not None:
+            return merged
+    vectors = [drop(*each) for each in zip(task_vectors(tensors, start), prepared, density, strict=True)]
     if rescale:
         vectors = [v.div_(p) if 0 < p < 1 else v for v, p in zip(vectors, density, strict=True)]
-    return elected_sum(required(base), vectors, weight, normalize, lambda_)
+    return elected_sum(start, vectors, weight, normalize, lambda_)

@@ -68,6 +68,7 @@ def shares(
     formula="mean(‖θᵢ‖) · argmin_{‖u‖=1} Σ ∠(u, θᵢ)²",
     needs_base=False,
     kind="elementwise",
+    fused=True,
     prepare=products,
     reduce=shares,
 )

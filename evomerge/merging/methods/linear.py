@@ -12,6 +12,7 @@ import torch
 
 from evomerge.errors import MergeError
 from evomerge.merging.method import Parameter, merge_method, switch
+from evomerge.merging.sums import weighted
 
 WEIGHT = Parameter(
     "weight",
@@ -33,6 +34,7 @@ WEIGHT = Parameter(
     formula="Σ wᵢ θᵢ / Σ wᵢ  (without normalize: Σ wᵢ θᵢ)",
     needs_base=False,
     kind="elementwise",
+    fused=True,
 )
 def linear(
     tensors: Sequence[torch.Tensor], base: torch.Tensor | None, *, weight: Sequence[float], normalize: bool
@@ -46,10 +48,7 @@ def linear(
         MergeError: weights of both signs that sum to zero cannot be normalised.
     """
     shares = normalised(weight) if normalize else list(weight)
-    total = tensors[0].float() * shares[0]
-    for tensor, share in zip(tensors[1:], shares[1:], strict=True):
-        total.add_(tensor, alpha=share)
-    return total
+    return weighted(tensors, shares)
 
 
 def normalised(weights: Sequence[float], method: str = "linear", setting: str = "normalize") -> list[float]:

@@ -66,6 +66,7 @@ def shares(
     needs_base=False,
     optional_base=True,
     kind="elementwise",
+    fused=True,
     prepare=products,
     reduce=shares,
 )

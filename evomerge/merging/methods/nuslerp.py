@@ -87,6 +87,7 @@ def shares(
     needs_base=False,
     optional_base=True,
     kind="elementwise",
+    fused=True,
     min_models=2,
     max_models=2,
     prepare=whole,

@@ -13,6 +13,7 @@ import torch
 
 from evomerge.merging.chunks import over_chunks
 from evomerge.merging.method import Parameter, merge_method
+from evomerge.merging.sums import weighted
 
 COLINEAR = 0.9995  # |cos θ| above which directions count as parallel and are interpolated linearly
 TINY = 1e-8  # a norm below this is no direction (both bounds are mergekit's)
@@ -55,6 +56,7 @@ def cosine(tensors: Sequence[torch.Tensor], base: torch.Tensor | None) -> float:
     formula="sin((1−t)θ)/sin θ · θ₀ + sin(tθ)/sin θ · θ₁,  cos θ = ⟨θ₀, θ₁⟩/(‖θ₀‖‖θ₁‖)",
     needs_base=True,
     kind="elementwise",
+    fused=True,
     min_models=2,
     max_models=2,
     prepare=cosine,
@@ -72,4 +74,4 @@ def slerp(tensors: Sequence[torch.Tensor], base: torch.Tensor | None, *, t: floa
         angle = math.acos(prepared)
         share = math.sin((1 - t) * angle) / math.sin(angle)
         other_share = math.sin(t * angle) / math.sin(angle)
-    return (base.float() * share).add_(tensors[0], alpha=other_share)
+    return weighted([base, tensors[0]], [share, other_share])

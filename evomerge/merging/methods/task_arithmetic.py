@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 
 from evomerge.merging.method import merge_method
+from evomerge.merging.sums import weighted
 from evomerge.merging.task_vectors import (
     LAMBDA,
     WEIGHT,
@@ -27,6 +28,7 @@ from evomerge.merging.task_vectors import (
     formula="θ₀ + λ Σ wᵢ δᵢ,  δᵢ = θᵢ − θ₀",
     needs_base=True,
     kind="elementwise",
+    fused=True,
     ignored=("density", "rescale", "int8_mask"),
 )
 def task_arithmetic(
@@ -39,7 +41,4 @@ def task_arithmetic(
 ) -> torch.Tensor:
     """Return θ₀ + λ Σ wᵢ δᵢ, float32, computed as (1 − λ Σ wᵢ) θ₀ + λ Σ wᵢ θᵢ."""
     scales = factors(weight, normalize, lambda_)
-    total = required(base).float() * (1 - sum(scales))
-    for tensor, scale in zip(tensors, scales, strict=True):
-        total.add_(tensor, alpha=scale)
-    return total
+    return weighted([required(base), *tensors], [1 - sum(scales), *scales])

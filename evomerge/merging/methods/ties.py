@@ -11,8 +11,9 @@ from collections.abc import Sequence
 
 import torch
 
+from evomerge.merging import fused
 from evomerge.merging.chunks import over_chunks
-from evomerge.merging.magnitudes import Order, Trim, magnitude_orders, trimmed, trims
+from evomerge.merging.magnitudes import Above, Order, Trim, magnitude_orders, trimmed, trims
 from evomerge.merging.method import merge_method, switch
 from evomerge.merging.task_vectors import (
     DENSITY,
@@ -82,6 +83,7 @@ def norm_ratio(tensor: torch.Tensor, base: torch.Tensor, trim: Trim) -> float:
     formula="θ₀ + λ Σ_{i∈A} wᵢ δ̂ᵢ / Σ_{i∈A} wᵢ,  A = {i : sign(wᵢ δ̂ᵢ) = sign(Σ wⱼ δ̂ⱼ)},  δ̂ = trimmed δ",
     needs_base=True,
     kind="elementwise",
+    fused=True,
     prepare=orders,
     reduce=cuts,
     cost="two passes over the parents, a third if rescaled",
@@ -99,6 +101,18 @@ def ties(
     rescale: bool,
 ) -> torch.Tensor:
     """Return the base plus λ times the disjoint mean of the trimmed task vectors, float32."""
-    vectors = [trimmed(vector, trim) for vector, (trim, _) in zip(task_vectors(tensors, base), reduced, strict=True)]
+    start = required(base)
+    if fused.fits(start):
+        cuts = [_cut(start.device, *each) for each in reduced]
+        merged = fused.elected(start, tensors, cuts, weight, normalize, lambda_)
+        if merged is not None:
+            return merged
+    vectors = [trimmed(vector, trim) for vector, (trim, _) in zip(task_vectors(tensors, start), reduced, strict=True)]
     vectors = [vector if scale == 1 else vector * scale for vector, (_, scale) in zip(vectors, reduced, strict=True)]
-    return elected_sum(required(base), vectors, weight, normalize, lambda_)
+    return elected_sum(start, vectors, weight, normalize, lambda_)
+
+
+def _cut(device: torch.device, trim: Trim, scale: float) -> fused.Trimmed:
+    if isinstance(trim, Above):
+        return fused.trim(device, trim.below, trim.magnitude, trim.last, scale)
+    return fused.trim(device, -1.0, -1.0, -1, scale)
