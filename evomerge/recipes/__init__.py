@@ -28,12 +28,14 @@ from evomerge.recipes.recipe import (
     ModelInput,
     Module,
     OutputSlice,
+    Outside,
     Parameters,
     ParameterSetting,
     Recipe,
     SliceInput,
     TokenizerSettings,
 )
+from evomerge.recipes.routing import PathStep, path_of, routed_recipe
 
 __all__ = [
     "ActivationRelaxation",
@@ -43,8 +45,10 @@ __all__ = [
     "Module",
     "NamedRecipe",
     "OutputSlice",
+    "Outside",
     "ParameterSetting",
     "Parameters",
+    "PathStep",
     "PlannedInput",
     "PlannedTensor",
     "Recipe",
@@ -56,10 +60,12 @@ __all__ = [
     "layer_of",
     "parse_recipe",
     "parse_recipes",
+    "path_of",
     "plan",
     "read_recipe",
     "read_recipes",
     "resolve_parameter",
+    "routed_recipe",
     "stack_of",
     "stages_to_mergekit",
     "to_mergekit",

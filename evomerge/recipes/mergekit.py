@@ -43,6 +43,7 @@ OURS = {
     "align": "mergekit does not align neurons; align the models first, or leave it out",
     "statistics": "mergekit has no methods that need data",
     "aim": "mergekit does not relax a merge towards the base",
+    "outside": "mergekit takes embeddings from the first slice, final norm and head from the last",
 }
 
 
@@ -103,6 +104,10 @@ def _fields(recipe: Recipe) -> Iterator[Problem]:
     for field, reason in OURS.items():
         if getattr(recipe, field) is not None:
             yield Problem(reason, field)
+    for index, each in enumerate(recipe.slices or ()):
+        if each.input_scale is not None:
+            what = "mergekit does not scale hidden states; `evomerge merge` writes the model that does"
+            yield Problem(what, f"slices[{index}].input_scale")
 
 
 def _scopes(recipe: Recipe) -> Iterator[tuple[str, Mapping[str, Any]]]:

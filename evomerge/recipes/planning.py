@@ -119,8 +119,12 @@ def plan(recipe: Recipe, tensor_names: Mapping[str, Collection[str]]) -> tuple[P
         )
     parts = {stack: _slices_of(recipe, stack, tensor_names) for stack in stacks}
     slices = next(iter(parts.values()), None) or output_slices(recipe, dict.fromkeys(tensor_names, 0))
-    before = _outside(recipe, 0, slices[0], tensor_names, stacks, before=True)
-    after = _outside(recipe, len(slices) - 1, slices[-1], tensor_names, stacks, before=False)
+    outer, first, last = recipe, (0, slices[0]), (len(slices) - 1, slices[-1])
+    if recipe.outer is not None:
+        outer = recipe.outer
+        first = last = (0, output_slices(outer, dict.fromkeys(tensor_names, 0))[0])
+    before = _outside(outer, *first, tensor_names, stacks, before=True)
+    after = _outside(outer, *last, tensor_names, stacks, before=False)
     inside = [tensor for stack in stacks for tensor in _stack(recipe, stack, parts[stack], tensor_names)]
     return (*before, *inside, *after)
 

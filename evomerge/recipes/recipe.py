@@ -148,7 +148,15 @@ class OutputSlice(_Part):
     sources: Annotated[tuple[SliceInput, ...], Field(min_length=1)]
     base_model: ModelName | None = None
     residual_weight: FiniteFloat | None = None
+    input_scale: FiniteFloat | None = None
     parameters: Parameters = {}
+
+    @field_validator("input_scale")
+    @classmethod
+    def _not_zero(cls, scale: float | None) -> float | None:
+        if scale == 0:
+            raise ValueError("an input_scale of 0 would erase what the layers before have computed; use another number")
+        return None if scale == 1 else scale
 
     @model_validator(mode="after")
     def _equal_lengths(self) -> OutputSlice:
@@ -233,6 +241,15 @@ class ActivationRelaxation(_Part):
     omega: Annotated[float, Field(ge=0.0, le=1.0)] = 0.4
 
 
+class Outside(_Part):
+    """What stands outside the layers (embeddings, final norm, head), merged from whole models."""
+
+    merge_method: Annotated[str, StringConstraints(min_length=1)]
+    base_model: ModelName | None = None
+    models: Annotated[tuple[ModelInput, ...], Field(min_length=1)]
+    parameters: Parameters = {}
+
+
 WHOLE = "default"  # mergekit's name of the only module of a model that has no modules
 
 
@@ -244,8 +261,9 @@ class Recipe(_Part):
     """One merged model: its method, its parents, and the numbers that say how they are combined.
 
     Ours, and unknown to mergekit, are ``seed`` (of methods that drop weights at random), ``align`` (of models that do
-    not come from one base), ``statistics`` (a folder that `evomerge statistics` made, for methods that need data) and
-    ``aim``.
+    not come from one base), ``statistics`` (a folder that `evomerge statistics` made, for methods that need data),
+    ``aim``, and of layer routing ``outside`` (the model, or the merge, that gives what stands outside the layers) and
+    the slices' ``input_scale`` (what the hidden states are multiplied by on entering each of their layers).
     """
 
     merge_method: Annotated[str, StringConstraints(min_length=1)]
@@ -264,6 +282,7 @@ class Recipe(_Part):
     align: Alignment | None = None
     statistics: str | None = None
     aim: ActivationRelaxation | None = None
+    outside: Outside | ModelName | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -280,6 +299,11 @@ class Recipe(_Part):
         if self.tokenizer is not None and self.tokenizer_source is not None:
             raise ValueError("give either tokenizer or tokenizer_source")
         _refuse_repeats([entry.model for entry in self.models or ()], "recipe")
+        if self.outside is not None and not self.slices:
+            raise ValueError("outside is for recipes with slices; models merge what is outside the layers as well")
+        for index, each in enumerate(self.slices or ()):
+            if each.input_scale is not None and (self.merge_method != "passthrough" or len(each.sources) > 1):
+                raise ValueError(f"slices[{index}]: only passthrough slices of one model have an input_scale")
         if set(self.modules or ()) == {WHOLE}:
             # A model of one module: the same recipe as without `modules`, and the same hash.
             self.__dict__.update(as_plain(self, WHOLE).__dict__)
@@ -293,13 +317,30 @@ class Recipe(_Part):
             yield "", self
 
     def parents(self) -> tuple[str, ...]:
-        """Return every model reference, in order of first appearance, base models that are no input last."""
+        """Return every model reference, in order of first appearance, base models that are no input last.
+
+        Models of ``outside`` come first: configuration and tokenizer belong to embeddings and head.
+        """
         parts = [part for _, part in self.parts()]
         slices = [each for part in parts for each in part.slices or ()]
-        inputs = [entry.model for part in parts for entry in part.models or ()]
+        outer = self.outer
+        inputs = list(outer.parents()) if outer is not None else []
+        inputs += [entry.model for part in parts for entry in part.models or ()]
         inputs += [source.model for each in slices for source in each.sources]
         bases = [each.base_model for each in slices] + [self.base_model]
         return tuple(dict.fromkeys(inputs + [base for base in bases if base is not None]))
+
+    @property
+    def outer(self) -> Recipe | None:
+        """The recipe of what stands outside the layers, where ``outside`` gives one."""
+        if self.outside is None:
+            return None
+        if isinstance(self.outside, str):
+            fields: dict[str, Any] = {"merge_method": "passthrough", "models": (ModelInput(model=self.outside),)}
+        else:
+            fields = {name: getattr(self.outside, name) for name in Outside.model_fields}
+        update = {"outside": None, "slices": None, "base_model": None, "parameters": {}, **fields}
+        return self.model_copy(update=update)
 
     @property
     def hash(self) -> str:

@@ -60,6 +60,10 @@ def walk(data: Any) -> Iterator[tuple[Place, Any]]:
         return
     yield from _fields(data, ("base_model", "tokenizer_source"), ())
     yield from _inputs(data, ())
+    yield from _fields(data, ("outside",), ()) if isinstance(data.get("outside"), str) else ()
+    for part in [data["outside"]] if isinstance(data.get("outside"), Mapping) else []:
+        yield from _fields(part, ("base_model",), ("outside",))
+        yield from _inputs(part, ("outside",))
     for name, module in _items(data.get("modules")):
         yield from _inputs(module, ("modules", name))
     settings = data.get("tokenizer")
