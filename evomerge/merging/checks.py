@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from evomerge.errors import ConfigError, MergeError, Problem, suggest
@@ -11,8 +12,9 @@ from evomerge.merging.depths import depth_problems
 from evomerge.merging.method import METHODS, MergeMethod, Parameter
 from evomerge.merging.optional import missing_problems, surplus_problems
 from evomerge.merging.parents import Parents, Step
+from evomerge.merging.paths import path_problems
 from evomerge.merging.statistics import recipe_problems
-from evomerge.merging.tensors import absentees, missing_parameters
+from evomerge.merging.tensors import absentees, missing_parameters, recipe_of
 from evomerge.merging.tokenizer_files import template_problems
 from evomerge.merging.vocabulary import settings_of
 from evomerge.recipes import FilteredValue, Recipe
@@ -27,23 +29,34 @@ def check_recipe(recipe: Recipe, parents: Parents) -> list[Problem]:
     many models, layers that do not exist, shapes or vocabularies that differ, models that do not fit
     together.
     """
-    if recipe.merge_method not in METHODS:
-        hint = suggest(recipe.merge_method, METHODS)
-        return [Problem(f"unknown merge method {recipe.merge_method!r}", "merge_method", hint)]
-    method = METHODS[recipe.merge_method]
+    own = [(at, part) for at, part in (("", recipe), ("outside.", recipe.outer)) if part is not None]
+    for at, part in own:
+        if part.merge_method not in METHODS:
+            hint = suggest(part.merge_method, METHODS)
+            return [Problem(f"unknown merge method {part.merge_method!r}", f"{at}merge_method", hint)]
     unknown = [reference for reference in recipe.parents() if reference not in parents.checkpoints]
     if unknown:
         opened = ", ".join(parents.checkpoints)
         return [Problem(f"{reference!r} is not among the parents: {opened}", "models") for reference in unknown]
-    found = [*_parameters(recipe, method), *_base(recipe, method), *_tokenizer(recipe, parents)]
+    found = [*_tokenizer(recipe, parents)]
+    for at, part in own:
+        method = METHODS[part.merge_method]
+        found += [replace(p, where=f"{at}{p.where}") for p in (*_parameters(part, method), *_base(part, method))]
     raw = parents
     try:
         parents = parents.viewed(recipe)
         steps = parents.plan(recipe)
     except ConfigError as error:
         return [*found, *error.problems]
-    found += [*_models(method, steps), *_missing(recipe, method, steps), *_tensors(recipe, method, steps, parents)]
+    for at, part in own:
+        method = METHODS[part.merge_method]
+        theirs = tuple(step for step in steps if recipe_of(recipe, step) == part)
+        found += [
+            replace(p, where=f"{at}{p.where}") for p in (*_models(method, theirs), *_missing(part, method, theirs))
+        ]
+    found += _tensors(recipe, steps, parents)
     found += depth_problems(recipe, parents)
+    found += path_problems(recipe, parents)
     checkpoints = [parents[reference] for reference in recipe.parents()]
     found += compatibility.config_problems(checkpoints)
     found += recipe_problems(recipe, raw.checkpoints, parents.checkpoints)
@@ -140,18 +153,19 @@ def _missing(recipe: Recipe, method: MergeMethod, steps: tuple[Step, ...]) -> It
         yield Problem(f"{what}, such as {tensors[0]}", "models" if model else "parameters", f"add {name}: 0.5")
 
 
-def _tensors(recipe: Recipe, method: MergeMethod, steps: tuple[Step, ...], parents: Parents) -> list[Problem]:
+def _tensors(recipe: Recipe, steps: tuple[Step, ...], parents: Parents) -> list[Problem]:
     """Return the tensors that are missing, out of place or of another shape, a few of them if there are many."""
     found = surplus_problems(recipe, parents.checkpoints, parents.surplus(recipe), parents.has)
-    found += missing_problems(method, steps, parents.checkpoints)
     for step in steps:
+        method = METHODS[recipe_of(recipe, step).merge_method]
+        found += missing_problems(method, (step,), parents.checkpoints)
         if step.misfits:
             base = str(step.planned.base)
             inputs = {base: step.inputs[base], **step.inputs} if base in step.inputs else step.inputs
             infos = {model: parents.info(model, name) for model, name in inputs.items()}
             fitting = {model: info.shape for model, info in infos.items() if info and model not in step.misfits}
             others = {model: info.shape for model, info in infos.items() if info and model in step.misfits}
-            for model in _absentees(recipe, method, step):
+            for model in _absentees(recipe_of(recipe, step), method, step):
                 del others[model]
             found += compatibility.shape_problems(step.name, fitting | others)
     if len(found) > _SHOWN_SHAPES:

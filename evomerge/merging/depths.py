@@ -17,6 +17,7 @@ FIELDS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "encoder": (("", "num_layers"), ("", "encoder_layers")),
     "decoder": (("", "num_decoder_layers"), ("", "decoder_layers")),
 }
+DEPTH_FIELDS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")  # of models of one stack
 PER_LAYER = ("layer_", "mlp_", "no_rope_", "attention_types")  # beginnings of fields with one entry a layer
 
 

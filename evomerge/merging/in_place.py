@@ -5,7 +5,7 @@ transformers is imported when a model is built: what only reads the table of met
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,12 +13,13 @@ import torch
 
 from evomerge.errors import MergeError
 from evomerge.merging.device import OnDevice
-from evomerge.merging.parents import Parents
+from evomerge.merging.parents import Parents, Step
 from evomerge.merging.preparations import Preparations, shared_folder
 from evomerge.merging.resident import ResidentModel, Target
-from evomerge.merging.tensors import Numbers, merge_tensor, merge_tensors, numbers
+from evomerge.merging.routed import Layers, RoutedStep, Router
+from evomerge.merging.tensors import Numbers, merge_tensor, numbers
 from evomerge.merging.tokenizer_files import generation_fields, merged_tokenizer
-from evomerge.recipes import Recipe
+from evomerge.recipes import PathStep, Recipe, path_of, routed_recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -65,7 +66,10 @@ class InPlaceMerger:
         self._parents = parents = parents.viewed(like)
         self._preparations = prepared or Preparations(shared_folder())
         self._written: dict[str, tuple[Parents, Numbers]] = {}
+        self._base, self._dtype, self._device = base, dtype, device
         self._resident = ResidentModel(parents, base, dtype, device)
+        self._router: Router | None = None
+        self._layers: dict[str, Layers] = {}
         self.model: PreTrainedModel = self._resident.model
         if (fields := generation_fields(like, parents.checkpoints)) is not None:
             self.model.generation_config = GenerationConfig.from_dict(fields)
@@ -76,18 +80,58 @@ class InPlaceMerger:
     def merge(self, recipe: Recipe) -> None:
         """Overwrite the model's weights with the recipe's; tensors whose numbers did not change are left as they are.
 
+        A path through layers of several parents copies no weights: the model's layers are replaced by steps that share
+        the parents' memory, and its own layers come back with the next recipe that is no path.
+
         Raises:
             MergeError: the recipe makes a model of another shape, or a tensor cannot be merged.
             ConfigError: the recipe does not fit the parents' layers.
         """
+        if self._router is not None:
+            self._router.restore()
+        path = path_of(recipe)
+        if path is None:
+            seen = self._parents.viewed(recipe)
+            self._merge([(recipe, seen, step) for step in seen.plan(recipe)])
+            return
+        if self._router is None:
+            self._router = Router(self.model)
+        # The model's own layers are its base's, which a path may go through too; the rest is as the recipe says.
+        ends = [path[0]._replace(layer=0, scale=1.0), path[-1]._replace(layer=0, scale=1.0)]
+        outside = routed_recipe(ends, outside=recipe.outside, dtype=recipe.dtype)
+        base = routed_recipe([PathStep(self._base, n) for n in range(self._router.depth)], dtype=recipe.dtype)
+        steps = [(outside, step) for step in self._parents.plan(outside) if step.planned.layer is None]
+        steps += [(base, step) for step in self._parents.plan(base) if step.planned.layer is not None]
+        self._merge([(part, self._parents, step) for part, step in steps])
+        self._router.route([self._step(step) for step in path])
+
+    def _step(self, step: PathStep) -> RoutedStep:
+        layers = self._layers_of(step.model)
+        if step.layer >= len(layers.modules):
+            raise MergeError(f"{step.model!r} has no layer {step.layer}; it has {len(layers.modules)}")
+        return RoutedStep(layers, step.layer, step.scale)
+
+    def _layers_of(self, reference: str) -> Layers:
+        """Return a parent's layers on the device; loaded when a path first goes through them."""
+        assert self._router is not None
+        if reference == self._base:
+            return self._router.own
+        if reference not in self._layers:
+            loaded = ResidentModel(self._parents, reference, self._dtype, self._device)
+            self._layers[reference] = Layers.of(loaded.model)
+        return self._layers[reference]
+
+    def _merge(self, steps: Sequence[tuple[Recipe, Parents, Step]]) -> None:
         targets = self._resident.targets
         if targets is None:
-            self._load(dict(merge_tensors(recipe, self._parents, preparations=self._preparations)))
+            self._load(
+                {
+                    step.name: merge_tensor(numbers(recipe, step), step, seen, self._preparations)
+                    for recipe, seen, step in steps
+                }
+            )
             return
-        seen = self._parents.viewed(recipe)
-        steps = seen.plan(recipe)
-        fetch = partial(self._on_device.tensor, seen)
-        for step in steps:
+        for recipe, seen, step in steps:
             target = targets.get(step.name)
             if target is None or target.shape != step.shape:
                 raise MergeError(f"the recipe makes a tensor {step.name} {step.shape}, the resident model has none")
@@ -96,11 +140,12 @@ class InPlaceMerger:
             chosen = numbers(recipe, step)
             if self._written.pop(step.name, None) != (seen, chosen):
                 out = target.buffer(chosen.out_dtype)
+                fetch = partial(self._on_device.tensor, seen)
                 merge_tensor(chosen, step, seen, self._preparations, out=out, fetch=fetch)
                 if out is not target.whole:
                     target.write(out)
             self._written[step.name] = (seen, chosen)
-        written = {step.name for step in steps}
+        written = {step.name for _, _, step in steps}
         self._copy_tied(targets, written)
         if missing := {name for name, target in targets.items() if target.parts} - written:
             raise MergeError(f"the recipe leaves {len(missing)} tensors of the resident model unset: {min(missing)}")

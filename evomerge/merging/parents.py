@@ -269,4 +269,4 @@ def _layout(recipe: Recipe) -> Hashable:
         )
         for at, part in recipe.parts()
     )
-    return recipe.base_model, parts
+    return recipe.base_model, parts, None if recipe.outer is None else _layout(recipe.outer)

@@ -13,11 +13,12 @@ import torch
 
 from evomerge.errors import MergeError
 from evomerge.merging.chunks import over_chunks
+from evomerge.merging.folding import Factor, factors
 from evomerge.merging.fused import pays
 from evomerge.merging.method import METHODS, MergeMethod, Parameter, Place
 from evomerge.merging.parents import Parents, Step
 from evomerge.merging.preparations import Preparations
-from evomerge.recipes import Recipe, resolve_parameter
+from evomerge.recipes import Recipe, path_of, resolve_parameter
 
 Fetch = Callable[[str, str], torch.Tensor]
 Pieces = Callable[[int, int], torch.Tensor]
@@ -39,6 +40,7 @@ class Numbers:
         out_dtype: what the merged tensor comes out in.
         statistics: the folder of statistics, where they are needed.
         omega: of the relaxation towards the base's activations, if there is to be one.
+        factor: of the merged tensor.
     """
 
     method: str
@@ -50,6 +52,7 @@ class Numbers:
     out_dtype: torch.dtype
     statistics: str | None = None
     omega: float | None = None
+    factor: Factor | None = None
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -77,17 +80,38 @@ def merge_tensors(
         ConfigError: the recipe does not fit the parents' layers.
     """
     parents = parents.viewed(recipe)
+    folded = folding(recipe, parents)
     for step in parents.plan(recipe):
         if step.name not in skip:
-            yield step.name, merge_tensor(numbers(recipe, step), step, parents, preparations or Preparations())
+            chosen = numbers(recipe, step, folded.get(step.name))
+            yield step.name, merge_tensor(chosen, step, parents, preparations or Preparations())
 
 
-def numbers(recipe: Recipe, step: Step) -> Numbers:
+def folding(recipe: Recipe, parents: Parents) -> dict[str, Factor]:
+    """Return merged tensor → the factor that folds a path's scales into it.
+
+    Raises:
+        ConfigError: no scales can be folded into models of this architecture.
+    """
+    path = path_of(recipe)
+    if path is None or all(step.scale == 1 for step in path):
+        return {}
+    donor = recipe.base_model or recipe.parents()[0]
+    names = [step.name for step in parents.plan(recipe)]
+    tied = bool(parents.tied[donor]) and not parents.untied(recipe.parents())
+    return factors(parents[donor].config, [step.scale for step in path], names, tied=tied)
+
+
+def numbers(recipe: Recipe, step: Step, factor: Factor | None = None) -> Numbers:
     """Return the numbers with which the recipe merges one tensor.
+
+    Args:
+        factor: of the merged tensor, where scales of a path are folded into it.
 
     Raises:
         MergeError: the base lacks the tensor, or a parameter is missing.
     """
+    recipe = recipe_of(recipe, step)
     method = METHODS[recipe.merge_method]
     base = _base(method, step)
     out = absentees(recipe, method, step)
@@ -106,7 +130,13 @@ def numbers(recipe: Recipe, step: Step) -> Numbers:
         out_dtype=out_dtype,
         statistics=recipe.statistics if method.statistics or recipe.aim else None,
         omega=recipe.aim.omega if recipe.aim else None,
+        factor=factor,
     )
+
+
+def recipe_of(recipe: Recipe, step: Step) -> Recipe:
+    """Return the recipe that a tensor is merged by: what the recipe says is outside its layers has one of its own."""
+    return recipe.outer if recipe.outer is not None and step.planned.layer is None else recipe
 
 
 def absentees(recipe: Recipe, method: MergeMethod, step: Step) -> frozenset[str]:
@@ -141,7 +171,8 @@ def merge_tensor(
     tensors = {model: fetch(model, name).to(chosen.dtype) for model, name in chosen.inputs}
     base = tensors.pop(chosen.base) if chosen.base is not None else None
     if not tensors or (base is None and (method.needs_base or len(tensors) < method.min_models)):
-        return _put((next(iter(tensors.values())) if base is None else base).to(chosen.out_dtype), out)
+        only = next(iter(tensors.values())) if base is None else base
+        return _put((only if chosen.factor is None else chosen.factor.apply(only)).to(chosen.out_dtype), out)
     given: dict[str, Any] = {
         "seeds": chosen.seeds,
         "place": Place(step.name, step.planned.layer, step.num_layers, step.planned.depth),
@@ -169,6 +200,8 @@ def merge_tensor(
 
     def write(start: int, stop: int) -> None:
         piece = merged(start, stop)
+        if chosen.factor is not None:
+            piece = chosen.factor.apply(piece)
         for dtype in before:
             piece = piece.to(dtype)
         flat[start:stop].copy_(piece)

@@ -15,7 +15,7 @@ from evomerge import __version__
 from evomerge.checkpoints import CheckpointWriter, TensorSpec, all_finite, copy_processors, layer_of, untied_config
 from evomerge.errors import ConfigError, MergeError
 from evomerge.merging.checks import check_recipe
-from evomerge.merging.depths import PER_LAYER, module_depths
+from evomerge.merging.depths import DEPTH_FIELDS, PER_LAYER, module_depths
 from evomerge.merging.optional import donor_of
 from evomerge.merging.parents import Parents
 from evomerge.merging.statistics import Statistics
@@ -25,7 +25,6 @@ from evomerge.recipes import Recipe, write_recipe
 
 RECIPE = "recipe.yaml"
 _OVERFLOW = "the recipe's numbers overflow its dtype"
-DEPTH_FIELDS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
 
 def merge_to_folder(

@@ -296,6 +296,10 @@ ARCHITECTURES: dict[str, Callable[[int, int], dict[str, Any]]] = {
 }
 FAMILIES: dict[str, Callable[[int, int], dict[str, Any]]] = ARCHITECTURES | {
     "phi3": _decoder,
+    "phi": _decoder,
+    "gemma": _decoder,
+    "gemma3_text": _decoder,
+    "olmo2": _decoder,
     "gpt_neox": _encoder,
     "mixtral": _mixtral,
     "gpt_oss": _gpt_oss,
