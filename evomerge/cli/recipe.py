@@ -37,9 +37,10 @@ def _read(source: str, trial: int | None) -> tuple[tuple[NamedRecipe, ...], dict
         from evomerge.experiments.export_run import choose, describe
         from evomerge.export.card import hub_origin
 
-        prepared, recipe, _ = describe(path, choose(path, trial=trial, pick=None))
+        prepared, recipe, card = describe(path, choose(path, trial=trial, pick=None))
         found = {reference: one.folder for reference, one in prepared.parents.checkpoints.items()}
-        return (NamedRecipe(recipe),), {ref: str(folder) for ref, folder in found.items() if not hub_origin(folder)}
+        stages = card.stages or (NamedRecipe(recipe),)
+        return stages, {ref: str(folder) for ref, folder in found.items() if not hub_origin(folder)}
     stages = read_recipes(path / "recipe.yaml" if path.is_dir() else source)
     zoo = {ref for stage in stages for ref in stage.recipe.parents() if ref.startswith("zoo/")}
     return stages, {reference: str(resolve(reference)) for reference in zoo}

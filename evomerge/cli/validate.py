@@ -15,15 +15,18 @@ def command(name: str, overrides: tuple[str, ...]) -> None:
     """Check the experiment, recipe or search space NAME (a file or a shipped name) and all that it refers to."""
     kind, path = kind_of(name)
     if kind == "experiments":
+        from evomerge.experiments import hybrid
         from evomerge.experiments.preflight import prepare
         from evomerge.experiments.schema import read_experiment
 
-        prepared = prepare(read_experiment(path, overrides))
+        checked = [prepare(stage) for stage in hybrid.stages(read_experiment(path, overrides))]
+        prepared = checked[0]
         for warning in prepared.warnings:
             click.secho(f"warning: {warning}", fg="yellow")
         counts = {s: sum(map(len, prepared.fitness.items(s).values())) for s in ("search", "confirmation")}
+        genes = " and ".join(str(len(stage.space.genes)) for stage in checked)
         click.echo(
-            f"{path}: a valid experiment: {len(prepared.space.genes)} genes, {len(prepared.objectives)} objectives, "
+            f"{path}: a valid experiment: {genes} genes, {len(prepared.objectives)} objectives, "
             f"{counts['search']} search and {counts['confirmation']} confirmation items"
         )
     elif kind == "recipes":

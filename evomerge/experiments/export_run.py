@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from evomerge.errors import ConfigError, ExportError, Problem
-from evomerge.experiments import fronts
+from evomerge.experiments import fronts, hybrid
 from evomerge.experiments.confirmation import read_confirmation
 from evomerge.experiments.evaluations import SPLITS, ResponseStore
 from evomerge.experiments.front_file import read_front, recipe_of
@@ -22,7 +22,8 @@ from evomerge.experiments.schema import PICK
 from evomerge.export.card_data import CardData
 from evomerge.export.folder import verify_loads, write_model
 from evomerge.fitness import Responses
-from evomerge.recipes import Recipe
+from evomerge.merging.to_folder import RECIPE
+from evomerge.recipes import NamedRecipe, Recipe, read_recipe
 
 # Log-likelihoods depend on the order of additions in the last digits; answers and choices must not.
 TOLERANCE = 1e-4
@@ -76,7 +77,17 @@ def describe(path: Path, number: int) -> tuple[Prepared, Recipe, CardData]:
     journal = Journal.read(folder.journal)
     recipe = recipe_of(entry) if entry else prepared.space.express(journal.trials()[number].genome)
     confirmation = read_confirmation(folder.confirmation)
-    return prepared, recipe, card_of(prepared, journal, confirmation, number, recipe)
+    card = card_of(prepared, journal, confirmation, number, recipe)
+    return prepared, recipe, replace(card, stages=_stages(folder, recipe))
+
+
+def _stages(folder: RunFolder, recipe: Recipe) -> tuple[NamedRecipe, ...]:
+    """Return the recipe of a hybrid run with that of its first stage's pick, so that it needs the parents alone."""
+    if hybrid.space_of(folder.read_written()) is None:
+        return ()
+    merged = folder.first_stage.model.resolve()
+    stages = hybrid.as_stages(recipe, str(merged), read_recipe(merged / RECIPE))
+    return stages if len(stages) > 1 else ()
 
 
 def export(path: Path, out: Path | None, number: int, report: Callable[[str], None] = lambda text: None) -> Exported:

@@ -21,9 +21,10 @@ from evomerge.experiments import fronts
 from evomerge.experiments.schema import ExperimentConfig
 from evomerge.fitness import Fitness
 from evomerge.merging import Parents, check_recipe
+from evomerge.merging.paths import path_problems
 from evomerge.merging.tokenizer_files import merged_tokenizer
-from evomerge.recipes import Alignment, ModelInput, Recipe
-from evomerge.search_spaces import ParentsInfo, SearchSpace, build_search_space
+from evomerge.recipes import Alignment, ModelInput, Recipe, path_of
+from evomerge.search_spaces import ChoiceGene, ParentsInfo, SearchSpace, build_search_space
 from evomerge.searchers import ObjectiveSpec, Searcher, build_searcher
 
 T = TypeVar("T")
@@ -105,7 +106,7 @@ def prepare(experiment: ExperimentConfig, *, out: Path | None = None) -> Prepare
         space = _attempt(problems, lambda: build_search_space(experiment.search_space, info))
     if space and parents:
         like = space.express({gene.name: gene.initial for gene in space.genes})
-        problems += _problems_of(like, parents, fitness)
+        problems += _problems_of(like, parents, fitness) or _path_problems(space, parents.viewed(like))
         donor = like.base_model or like.parents()[0]
     if space and objectives:
         _attempt(
@@ -196,6 +197,13 @@ def _problems_of(recipe: Recipe, parents: Parents, fitness: Fitness | None) -> l
         donor = recipe.base_model or recipe.parents()[0]
         return [Problem("it has no tokenizer", donor, "use a folder that holds the model's tokenizer too")]
     return fitness.problems(tokenizer)
+
+
+def _path_problems(space: SearchSpace, parents: Parents) -> list[Problem]:
+    """Return why the longest and most scaled of the space's paths could not be run or exported, if it has paths."""
+    most = {gene.name: gene.choices[-1] if isinstance(gene, ChoiceGene) else gene.high for gene in space.genes}
+    recipe = space.express(most)
+    return path_problems(recipe, parents) if path_of(recipe) else []
 
 
 def _info(experiment: ExperimentConfig, parents: Parents, dtype: str) -> ParentsInfo:

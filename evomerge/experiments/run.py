@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import EvomergeError, RunError, WorkerError
-from evomerge.experiments import fronts, run_folder
+from evomerge.experiments import fronts, hybrid, run_folder
 from evomerge.experiments.confirmation import Answered, Confirmation, confirm, read_confirmation
 from evomerge.experiments.evaluations import SPLITS, Evaluations, ResponseStore, digest
+from evomerge.experiments.export_run import choose, export
 from evomerge.experiments.front_file import write_front
 from evomerge.experiments.interrupts import Interrupts, watched
 from evomerge.experiments.journal import Journal, Trial
@@ -60,13 +61,35 @@ def start(experiment: ExperimentConfig, out: Path, display: Display, *, ray_addr
     folder = run_folder.create(out)
     with folder.locked():
         # Written before the slow checks, so that a run killed at any later instant can be resumed.
+        experiment = hybrid.settled(experiment)
         run_folder.write_atomically(folder.experiment, write_experiment(experiment))
         try:
-            return _carry_on(folder, prepare(experiment, out=out), display, ray_address)
+            for stage in hybrid.stages(experiment):
+                prepared = prepare(stage, out=out)
+            if hybrid.space_of(experiment) is None:
+                return _carry_on(folder, prepared, display, ray_address)
+            return _both_stages(folder, experiment, display, ray_address)
         except EvomergeError:
-            if not _has_trials(folder):
+            if not (_has_trials(folder) or _has_trials(folder.first_stage)):
                 _undo(folder, existed)
             raise
+
+
+def _both_stages(folder: RunFolder, experiment: ExperimentConfig, display: Display, ray_address: str | None) -> Ended:
+    """Carry on with a hybrid experiment in whichever stage it is."""
+    first = folder.first_stage
+    if not first.model.is_dir():
+        display.note("first stage: merges in parameter space")
+        stage = hybrid.first_stage(experiment)
+        if first.experiment.exists():
+            ended = resume(first.path, display, ray_address=ray_address)
+        else:
+            ended = start(stage, first.path, display, ray_address=ray_address)
+        if not ended.finished:
+            return Ended(folder, False, ended.trials, experiment.budget.trials)
+        export(first.path, None, choose(first.path, trial=None, pick=None), display.note)
+    display.note("second stage: paths through the layers of its pick and of the parents")
+    return _carry_on(folder, prepare(folder.read_experiment(), out=folder.path), display, ray_address)
 
 
 def _has_trials(folder: RunFolder) -> bool:
@@ -93,18 +116,21 @@ def resume(path: Path, display: Display, *, ray_address: str | None = None, exte
         RunError: there is no run, another process holds it, or its parents or items changed.
     """
     folder = RunFolder(path)
-    experiment = folder.read_experiment()
+    experiment = folder.read_written()
     with folder.locked():
         if extend_trials:
-            _check_finished(folder, experiment)
+            _check_finished(folder, folder.read_experiment())
             trials = experiment.budget.trials + extend_trials
             budget = experiment.budget.model_copy(update={"trials": trials})
             experiment = experiment.model_copy(update={"budget": budget})
-        prepared = prepare(experiment, out=path)
+        for stage in hybrid.stages(experiment):
+            prepared = prepare(stage, out=path)
         if extend_trials:
             folder.confirmation.unlink(missing_ok=True)  # of the shorter run
             run_folder.write_atomically(folder.experiment, write_experiment(experiment))
-        return _carry_on(folder, prepared, display, ray_address)
+        if hybrid.space_of(experiment) is None:
+            return _carry_on(folder, prepared, display, ray_address)
+        return _both_stages(folder, experiment, display, ray_address)
 
 
 def _check_finished(folder: RunFolder, experiment: ExperimentConfig) -> None:

@@ -3,6 +3,7 @@
 experiment.yaml   the resolved experiment        journal.log    one line a finished trial
 front.jsonl       the front, kept current        responses/     per-item responses of every evaluation
 confirmation.json the front on unseen items      report.html    model/   after ``evomerge export``
+parameter-space/  the run of a hybrid experiment's first stage
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import ConfigError, Problem, RunError
+from evomerge.experiments import hybrid
 from evomerge.experiments.schema import ExperimentConfig, parse_experiment
 from evomerge.recipes import yaml
 
@@ -59,8 +61,24 @@ class RunFolder:
     def model(self) -> Path:
         return self.path / "model"
 
+    @property
+    def first_stage(self) -> RunFolder:
+        """The run of a hybrid experiment's first stage."""
+        return RunFolder(self.path / hybrid.FIRST)
+
     def read_experiment(self) -> ExperimentConfig:
-        """Return the run's experiment.
+        """Return the experiment whose trials the journal holds: of a hybrid one, its second stage.
+
+        Raises:
+            RunError: the folder holds no run.
+        """
+        written = self.read_written()
+        if hybrid.space_of(written) is None:
+            return written
+        return hybrid.second_stage(written, str(self.first_stage.model.resolve()))
+
+    def read_written(self) -> ExperimentConfig:
+        """Return the experiment as experiment.yaml has it.
 
         Raises:
             RunError: the folder holds no run.

@@ -14,7 +14,8 @@ from evomerge.errors import ExportError
 from evomerge.export.card import render_card
 from evomerge.export.card_data import CardData
 from evomerge.merging import merge_to_folder
-from evomerge.recipes import Recipe
+from evomerge.merging.to_folder import RECIPE
+from evomerge.recipes import Recipe, write_recipes
 
 if TYPE_CHECKING:
     from evomerge.merging import Parents
@@ -49,13 +50,16 @@ def write_model(
         MergeError, CheckpointError: the recipe cannot be carried out.
     """
     _check_target(out, overwrite)
+    companions = {} if card is None else {"README.md": render_card(card)}
+    if card is not None and card.stages:
+        companions[RECIPE] = write_recipes(card.stages)
     try:
         merge_to_folder(
             recipe,
             out,
             max_shard_size=max_shard_size,
             parents=parents,
-            companions={} if card is None else {"README.md": render_card(card)},
+            companions=companions,
             replace=overwrite,
             report=report,
         )

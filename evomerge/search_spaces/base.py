@@ -6,14 +6,14 @@ A kind is a configuration class and a builder, entered in `SEARCH_SPACES` under 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
 from evomerge import library
-from evomerge.errors import ConfigError, Problem, UnknownNameError
+from evomerge.errors import ConfigError, EvomergeError, Problem, UnknownNameError, suggest
 from evomerge.recipes import Recipe, yaml
 from evomerge.registry import Registry
 from evomerge.search_spaces.genes import Gene, Genome
@@ -77,7 +77,8 @@ class SearchSpaceKind:
 
 
 SEARCH_SPACES: Registry[SearchSpaceKind] = Registry(
-    "kind of search space", modules=("evomerge.search_spaces.parameter",)
+    "kind of search space",
+    modules=tuple(f"evomerge.search_spaces.{name}" for name in ("hybrid", "layer_routing", "parameter")),
 )
 
 
@@ -88,6 +89,20 @@ def build_search_space(config: SearchSpaceConfig, info: ParentsInfo) -> SearchSp
         ConfigError: it does not fit these models; lists every problem.
     """
     return SEARCH_SPACES[config.kind].build(config, info)
+
+
+def check_genome(genes: Sequence[Gene], genome: Genome) -> None:
+    """Refuse a genome that does not have exactly these genes.
+
+    Raises:
+        EvomergeError: a gene is missing or unknown.
+    """
+    known = {gene.name for gene in genes}
+    for name in genome:
+        if name not in known:
+            raise EvomergeError(f"the search space has no gene {name!r}; {suggest(name, known)}")
+    if missing := [gene.name for gene in genes if gene.name not in genome]:
+        raise EvomergeError(f"the genome has no value for {len(missing)} genes, the first {missing[0]!r}")
 
 
 def read_search_space(
