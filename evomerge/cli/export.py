@@ -59,7 +59,9 @@ def command(
 def is_export_of(folder: Path, run: Path, number: int) -> bool:
     """Whether ``folder`` is a finished export of that trial (an upload is being resumed)."""
     from evomerge.experiments.export_run import describe
-    from evomerge.recipes import read_recipe
+    from evomerge.recipes import NamedRecipe, read_recipes, write_recipes
 
     written = folder / "recipe.yaml"
-    return written.is_file() and read_recipe(written).hash == describe(run, number)[1].hash
+    _, recipe, card = describe(run, number)
+    stages = card.stages or (NamedRecipe(recipe),)
+    return written.is_file() and write_recipes(read_recipes(written)) == write_recipes(stages)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +77,8 @@ def describe(path: Path, number: int) -> tuple[Prepared, Recipe, CardData]:
     journal = Journal.read(folder.journal)
     recipe = recipe_of(entry) if entry else prepared.space.express(journal.trials()[number].genome)
     confirmation = read_confirmation(folder.confirmation)
-    card = card_of(prepared, journal, confirmation, number, recipe)
-    return prepared, recipe, replace(card, stages=_stages(folder, recipe))
+    stages = _stages(folder, recipe)
+    return prepared, recipe, card_of(prepared, journal, confirmation, number, recipe, stages)
 
 
 def _stages(folder: RunFolder, recipe: Recipe) -> tuple[NamedRecipe, ...]:

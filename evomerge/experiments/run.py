@@ -215,7 +215,7 @@ def _carry_on(folder: RunFolder, prepared: Prepared, display: Display, ray_addre
         watched(display.note) as interrupts,
         _workers(prepared, display, ray_address, interrupts.install) as workers,
     ):
-        facts = _facts(journal, prepared, workers, display)
+        facts = _facts(folder, journal, prepared, workers, display)
         run = _Run(folder, prepared, journal, workers, display, interrupts, facts)
         tracker = run.search(run.references())
         done, budget = len(tracker.trials), experiment.budget.trials
@@ -371,11 +371,13 @@ class _Run:
         write_front(self.folder.front, [(trial, self.recipe(trial)) for trial in tracker.front], confirmation)
 
 
-def _facts(journal: Journal, prepared: Prepared, workers: _Workers, display: Display) -> dict[str, Any]:
+def _facts(
+    folder: RunFolder, journal: Journal, prepared: Prepared, workers: _Workers, display: Display
+) -> dict[str, Any]:
     """Return the run's facts, recorded when it first started, after checking that they still hold."""
     now = {
-        "parents": {name: parent.fingerprint for name, parent in prepared.parents.checkpoints.items()},
-        "settings": _settings(prepared),
+        "parents": {folder.name_of(ref): parent.fingerprint for ref, parent in prepared.parents.checkpoints.items()},
+        "settings": _settings(prepared, folder.name_of(prepared.donor)),
         "items": {split: digest(prepared.fitness.items(split)) for split in SPLITS},
     }
     facts = journal.facts()
@@ -396,7 +398,7 @@ def _facts(journal: Journal, prepared: Prepared, workers: _Workers, display: Dis
     return journal.facts()
 
 
-def _settings(prepared: Prepared) -> dict[str, str]:
+def _settings(prepared: Prepared, donor: str) -> dict[str, str]:
     """Return digests of everything else that a trial's result depends on, named for messages."""
     experiment = prepared.experiment
     settings: dict[str, Any] = {
@@ -417,7 +419,7 @@ def _settings(prepared: Prepared) -> dict[str, str]:
     folder = prepared.parents[prepared.donor].folder
     for name in TOKENIZER_FILES:
         if (folder / name).is_file():
-            settings[f"{name} of {prepared.donor}"] = (folder / name).read_text(encoding="utf-8", errors="replace")
+            settings[f"{name} of {donor}"] = (folder / name).read_text(encoding="utf-8", errors="replace")
     return {name: hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16] for name, value in settings.items()}
 
 

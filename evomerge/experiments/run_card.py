@@ -13,23 +13,31 @@ from evomerge.experiments.preflight import Prepared
 from evomerge.experiments.statistics import Estimate
 from evomerge.export.card import describe, folders_of
 from evomerge.export.card_data import CardData, Comparison, ObjectiveInfo, Score, ScoreRow, SearchInfo
-from evomerge.recipes import Recipe
+from evomerge.merging.stages import models_of
+from evomerge.recipes import NamedRecipe, Recipe
 
 
 def card_of(
-    prepared: Prepared, journal: Journal, confirmation: Confirmation | None, number: int, recipe: Recipe
+    prepared: Prepared,
+    journal: Journal,
+    confirmation: Confirmation | None,
+    number: int,
+    recipe: Recipe,
+    stages: tuple[NamedRecipe, ...] = (),
 ) -> CardData:
-    """Return what the card of trial ``number`` says."""
+    """Return what the card of trial ``number`` says; ``stages`` where its recipe is the last of several."""
     experiment, facts = prepared.experiment, journal.facts()
+    parents = models_of(stages) if stages else recipe.parents()
     return describe(
         recipe,
         experiment.name,
-        folders=folders_of({reference: prepared.parents[reference] for reference in recipe.parents()}),
+        folders=folders_of({reference: prepared.parents[reference] for reference in parents}),
         nicknames={reference: nickname for nickname, reference in experiment.parents.items()},
         search=_search(prepared, journal, facts, confirmation, number),
         objectives=tuple(ObjectiveInfo(o["name"], o["task"], o["metric"], o["direction"]) for o in facts["objectives"]),
         scores=_scores(confirmation, number),
         comparisons=_comparisons(confirmation, number),
+        stages=stages,
     )
 
 

@@ -90,6 +90,11 @@ class RunFolder:
             )
         return parse_experiment(yaml.load(self.experiment), folder=self.path)
 
+    def name_of(self, reference: str) -> str:
+        """Return what messages call a model: one inside this folder by its place in it, so that it may be moved."""
+        path = Path(reference)
+        return str(path.relative_to(self.path.resolve())) if path.is_relative_to(self.path.resolve()) else reference
+
     @property
     def is_running(self) -> bool:
         """Whether a live process holds the run."""
