@@ -13,7 +13,7 @@ import click
 @click.option("--json", "as_json", is_flag=True, help="A list of {trial, genome, objectives, confirmed, recipe}.")
 def command(run: Path, as_json: bool) -> None:
     """Print the non-dominated trials of RUN, as far as it has come."""
-    from evomerge.experiments.front_file import read_front
+    from evomerge.experiments.front_file import read_front, recipe_of
     from evomerge.experiments.run_folder import RunFolder
 
     if as_json:
@@ -23,11 +23,12 @@ def command(run: Path, as_json: bool) -> None:
     from rich.console import Console
 
     from evomerge.experiments.summarise import summarise
-    from evomerge.reports.tables import front_table
+    from evomerge.reports.tables import front_table, path_lines
 
     summary = summarise(run)
     if not summary.front:
         click.echo("no trial is finished yet")
         return
     table = front_table(summary.front, summary.objectives, pick=summary.pick, confirmed=summary.confirmed)
-    Console().print(table)
+    recipes = {entry["trial"]: recipe_of(entry) for entry in read_front(RunFolder(run).front)}
+    Console().print(table, *path_lines(recipes, summary.names))

@@ -63,6 +63,7 @@ def summarise(path: Path) -> RunSummary:
         pick_rule=confirmation.rule if confirmation else experiment.pick,
         comparisons=_comparisons(confirmation),
         winner_recipe_yaml=write_recipe(Recipe.model_validate(confirmation.recipe)) if confirmation else None,
+        names={reference: name for name, reference in experiment.references.items()},
         flags=flags(tracker.front, references),
         versions=facts.get("versions", {}),
         facts=_facts(facts, experiment.searcher.model_dump(mode="json")),

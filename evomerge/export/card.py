@@ -21,8 +21,10 @@ from evomerge.export.licences import front_matter, resolve_licence
 from evomerge.export.tokens import token_disagreements
 from evomerge.merging import METHODS
 from evomerge.recipes import NamedRecipe, Recipe, stages_to_mergekit, write_recipes
+from evomerge.recipes.path_text import path_in_words, recipe_in_words
 
-TAGS = ("merge", "evomerge", "mergekit-compatible")
+TAGS = ("merge", "evomerge")
+ROUTING = "layer routing; Akiba et al. 2025, https://arxiv.org/abs/2403.13187"
 _SNAPSHOT = re.compile(r"/models--([^/]+)/snapshots/([^/]+)")
 
 
@@ -120,7 +122,7 @@ def metadata(card: CardData) -> ModelCardData:
         datasets=list(card.datasets) or None,
         library_name="transformers",
         pipeline_tag="text-generation",
-        tags=list(TAGS),
+        tags=[*TAGS, *(["mergekit-compatible"] if _mergekit_reads(card) else [])],
         **fields,
     )
 
@@ -145,14 +147,25 @@ def _eval_results(card: CardData) -> list[EvalResult]:
 
 
 def _introduction(card: CardData) -> list[str]:
-    method = METHODS[card.recipe.merge_method]
     lines = [f"# {card.title}", ""]
-    lines.append(f"A merge of {len(card.parents)} language models, made with evomerge {__version__}.")
-    paper = f" ({method.paper})" if method.paper else ""
-    lines.append(f"The weights are combined with `{method.name}`{paper}: {method.summary.rstrip('.')}.")
+    models = f"{len(card.parents)} language models" if len(card.parents) > 1 else "one language model"
+    lines.append(f"A merge of {models}, made with evomerge {__version__}.")
+    lines.append(_how(card))
     found = "The recipe was found by an evolutionary search; nothing" if card.search else "Nothing"
     lines.append(f"{found} was trained.")
     return lines
+
+
+def _how(card: CardData) -> str:
+    names = {parent.reference: parent.nickname for parent in card.parents if parent.nickname}
+    if path := path_in_words(card.recipe, names):
+        text = f"The hidden states take a path through layers of its parents ({ROUTING}): {path}."
+    else:
+        method = METHODS[card.recipe.merge_method]
+        paper = f" ({method.paper})" if method.paper else ""
+        text = f"The weights are combined with `{method.name}`{paper}: {method.summary.rstrip('.')}."
+    stages = [f"`{stage.name}` is {recipe_in_words(stage.recipe, names)}" for stage in card.stages if stage.name]
+    return f"{text} It is made in stages: {'; '.join(stages)}." if stages else text
 
 
 def _parents(card: CardData) -> list[str]:
@@ -245,7 +258,7 @@ def _recipe(card: CardData) -> list[str]:
     return [
         "## Recipe",
         "",
-        f"The same text is in `recipe.yaml`{_readers(stages)}.",
+        f"The same text is in `recipe.yaml`{'; mergekit reads it too' if _mergekit_reads(card) else ''}.",
         "",
         "```yaml",
         write_recipes(stages).rstrip(),
@@ -260,12 +273,12 @@ def _recipe(card: CardData) -> list[str]:
     ]
 
 
-def _readers(stages: Sequence[NamedRecipe]) -> str:
+def _mergekit_reads(card: CardData) -> bool:
     try:
-        stages_to_mergekit(stages)
+        stages_to_mergekit(card.stages or (NamedRecipe(card.recipe),))
     except ConfigError:  # a method or field that mergekit has not
-        return ""
-    return "; mergekit reads it too"
+        return False
+    return True
 
 
 def _usage(card: CardData) -> list[str]:

@@ -23,9 +23,11 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import YamlLexer
 
+from evomerge.recipes.path_text import path_in_words
 from evomerge.reports import wording
 from evomerge.reports.front_plots import front_figures, profile_figure
 from evomerge.reports.importance import FEWEST_TRIALS, GeneImportance, importance, over_depth, without_depth
+from evomerge.reports.paths import path_figure, path_note, winner_recipe
 from evomerge.reports.plots import (
     TOP_GENES,
     depth_figure,
@@ -192,7 +194,7 @@ def _gene_note(summary: RunSummary) -> str:
 
 
 def _winner(summary: RunSummary, figures: Figures) -> dict[str, Any] | None:
-    """Return the picked trial's number and its genome's figure."""
+    """Return the picked trial's number, its path (None if it has none) and its genome's figures."""
     trial = next((trial for trial in summary.trials if trial.number == summary.pick), None)
     if trial is None:
         return None
@@ -204,7 +206,16 @@ def _winner(summary: RunSummary, figures: Figures) -> dict[str, Any] | None:
         drawn.append(figures.add("winner-depth", depth_figure(table, share=False)))
     if others:
         drawn.append(figures.add("winner-genes", genome_figure(others)))
-    return {"number": trial.number, "figures": drawn}
+    return {"number": trial.number, "path": _path(summary, figures), "figures": drawn}
+
+
+def _path(summary: RunSummary, figures: Figures) -> dict[str, Any] | None:
+    """Return the figure of the picked trial's path, the path in words and how to read it; None without a path."""
+    recipe, names = winner_recipe(summary), summary.names
+    if recipe is None or (figure := path_figure(recipe, names)) is None:
+        return None
+    words = path_in_words(recipe, names)
+    return {"figure": figures.add("winner-path", figure), "words": words, "note": path_note(recipe)}
 
 
 def _yaml(text: str) -> Markup:

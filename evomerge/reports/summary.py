@@ -130,6 +130,7 @@ class RunSummary:
 
     ``hypervolume`` holds (trial number, volume dominated up to and including that trial), measured against
     ``reference_point``. ``pick`` is the trial chosen by ``pick_rule`` on the confirmation items; None before.
+    ``names`` maps references to what the experiment calls these models.
     ``flags`` are warnings in words; ``facts`` are label → text pairs shown as they are (seed, items).
     """
 
@@ -148,6 +149,7 @@ class RunSummary:
     pick_rule: str = ""
     comparisons: Sequence[Comparison] = ()
     winner_recipe_yaml: str | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
     flags: Sequence[str] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)

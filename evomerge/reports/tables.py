@@ -13,7 +13,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from evomerge.recipes import Recipe
+from evomerge.recipes.path_text import path_in_words
 from evomerge.reports import wording
+from evomerge.reports.paths import winner_recipe
 from evomerge.reports.summary import ConfirmedRow, Interval, ObjectiveInfo, RunSummary, TrialRow
 
 BEST = "bold green"
@@ -88,7 +91,7 @@ def front_table(
 
 
 def confirmation_table(summary: RunSummary) -> Group:
-    """Return parents, base, uniform merge and winner with 95% intervals, and the verdicts below."""
+    """Return parents, base, uniform merge and winner with 95% intervals; below, the verdicts and the winner's path."""
     rows = wording.compared_rows(summary)
     if not rows:
         return Group(Text("Nothing is confirmed yet.", style=QUIET))
@@ -105,7 +108,9 @@ def confirmation_table(summary: RunSummary) -> Group:
         cells = [_interval(row.objectives[o.name], best[o.name]) for o in summary.objectives]
         label = Text(row.label, style="bold" if row.trial is not None else "")
         table.add_row(label, *cells, *([_interval(row.mean, best_mean)] if many else []))
-    return Group(table, *verdict_lines(summary))
+    recipe = winner_recipe(summary)
+    paths = path_lines({} if summary.pick is None or recipe is None else {summary.pick: recipe}, summary.names)
+    return Group(table, *verdict_lines(summary), *paths)
 
 
 def verdict_lines(summary: RunSummary) -> list[Text]:
@@ -115,6 +120,17 @@ def verdict_lines(summary: RunSummary) -> list[Text]:
         style = "green" if comparison.beats else "red" if comparison.loses else "yellow"
         lines.append(Text(wording.verdict(summary, comparison), style=style))
     return lines + [Text(f"Warning: {flag}", style="yellow") for flag in summary.flags]
+
+
+def path_lines(recipes: Mapping[int, Recipe], names: Mapping[str, str]) -> list[Text]:
+    """Return one line for each trial whose recipe has a path, telling it.
+
+    Args:
+        recipes: trial number → recipe.
+        names: reference → what to call that model.
+    """
+    told = {number: path_in_words(recipe, names) for number, recipe in recipes.items()}
+    return [Text(f"Path of trial {number}: {words}", style=QUIET) for number, words in told.items() if words]
 
 
 def heading(objective: ObjectiveInfo, columns: int = 1) -> Text:

@@ -20,7 +20,7 @@ from evomerge.export.card_data import (
     SearchInfo,
 )
 from evomerge.export.licences import StatedLicence, combine
-from evomerge.recipes import parse_recipe
+from evomerge.recipes import NamedRecipe, PathStep, Recipe, parse_recipe, parse_recipes, routed_recipe
 from evomerge.testing.tiny_models import tiny_family
 
 RECIPE = parse_recipe("""
@@ -168,6 +168,29 @@ models:
     assert (card.languages, card.datasets, card.notes) == (("en", "ja"), ("owner/set",), ("a note",))
     assert [(one.nickname, one.licence) for one in card.parents] == [("A", "mit"), ("", "gpl-3.0")]
     assert front(render_card(card))["license"] == "gpl-3.0"
+
+
+def routed(*path: PathStep) -> Recipe:
+    return routed_recipe(path, outside="owner/math", dtype="float32")
+
+
+def test_a_routed_model_tells_its_path_by_nicknames_and_gives_its_paper() -> None:
+    recipe = routed(PathStep("owner/math", 0), PathStep("owner/math", 1), PathStep("zoo/lang-ja", 1, -0.9))
+    text = " ".join(render_card(dataclasses.replace(PLAIN, recipe=recipe)).split())
+    assert "math 0–1, japanese 1 (×−0.9): 3 layers; embeddings and head: math." in text
+    assert "arxiv.org/abs/2403.13187" in text
+    assert "weights are combined" not in text
+    assert "path" not in render_card(PLAIN).lower()
+
+
+def test_a_merge_in_stages_tells_what_each_stage_is() -> None:
+    last = routed(PathStep("merged", 0), PathStep("zoo/lang-ja", 1))
+    stages = (NamedRecipe(RECIPE, "merged"), NamedRecipe(last, uses=("merged",)))
+    text = render_card(dataclasses.replace(PLAIN, recipe=last, stages=stages))
+    assert "merged 0, japanese 1: 2 layers; embeddings and head: math. It is made in stages: " in text
+    assert "stages: `merged` is task_arithmetic of math, japanese and owner/base." in text
+    written = text.split("```yaml\n")[1].split("```")[0]
+    assert [stage.recipe for stage in parse_recipes(written)] == [RECIPE, last]
 
 
 @pytest.mark.parametrize("card", [PLAIN, SEARCHED], ids=["plain", "searched"])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from evomerge.recipes import PathStep, routed_recipe, write_recipe
 from evomerge.reports.html import render_report, write_report
 from evomerge.reports.summary import RunSummary
 from evomerge.testing.summaries import example_summary
@@ -149,7 +150,7 @@ def test_texts_from_outside_cannot_become_markup() -> None:
         name=attack,
         folder=attack,
         experiment_yaml=f"name: '{attack}'",
-        winner_recipe_yaml=f"# {attack}",
+        winner_recipe_yaml=write_recipe(routed_recipe([PathStep(attack, 0, 0.5)])),
         flags=[attack],
         facts={attack: attack},
         trials=rows,

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console, RenderableType
 
+from evomerge.recipes import PathStep, routed_recipe, write_recipe
 from evomerge.reports.summary import ObjectiveInfo, TrialRow
 from evomerge.reports.tables import (
     by_mean_rank,
@@ -41,6 +42,19 @@ def test_the_confirmation_table_ends_with_the_verdicts_and_the_warnings() -> Non
     assert "beats the best parent (math) by +0.100 [+0.080, +0.120], p < 0.001" in lines
     assert "does not beat the uniform merge: +0.010 [−0.010, +0.030], p = 0.40" in lines
     assert "Warning: half the answers of [trial 3] were cut off" in lines
+
+
+def test_the_confirmation_table_tells_the_winners_path_in_the_experiments_names() -> None:
+    path = [PathStep("models/m", layer) for layer in range(3)] + [PathStep("models/[j]", 2, 0.9)]
+    summary = replace(
+        example_summary(),
+        names={"models/m": "math"},
+        winner_recipe_yaml=write_recipe(routed_recipe(path)),
+    )
+    lines = " ".join(rendered(confirmation_table(summary)).split())
+    told = "math 0–2, models/[j] 2 (×0.9): 4 layers; embeddings: math, head: models/[j]"
+    assert f"Path of trial {summary.pick}: {told}" in lines
+    assert "Path of" not in rendered(confirmation_table(example_summary()))
 
 
 def test_the_confirmation_table_of_an_unconfirmed_run_says_so() -> None:
