@@ -22,7 +22,11 @@ DOCUMENTED = {
     "layerwise-slerp": lambda p, layers: 3 * layers + 1,
     "layerwise-ties": lambda p, layers: 2 * p * (layers + 1),
     "blockwise-dare-ties": lambda p, layers: 2 * p * (math.ceil(layers / 4) + 1),
+    "layer-swap": lambda p, layers: 3,
+    "layer-routing": lambda p, layers: 2 * p * layers + 21,
+    "layer-routing-steps": lambda p, layers: 4 * p * layers + 2,
 }
+OF_TWO_PARENTS = ("layerwise-slerp", "layer-swap")
 
 
 def info(parents: int, layers: int) -> ParentsInfo:
@@ -36,7 +40,7 @@ def info(parents: int, layers: int) -> ParentsInfo:
 @pytest.mark.parametrize("layers", [4, 30])
 def test_a_search_space_builds_and_has_as_many_genes_as_documented(path: Path, layers: int) -> None:
     config = read_search_space(path.stem, yaml.loads("x: 1"))
-    parents = 2 if "slerp" in path.stem else 3
+    parents = 2 if path.stem in OF_TWO_PARENTS else 3
     space = build_search_space(config, info(parents, layers))
     assert len(space.genes) == DOCUMENTED[path.stem](parents, layers)
     recipe = space.express(space.starting_points()[0])
