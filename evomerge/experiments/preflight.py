@@ -23,7 +23,7 @@ from evomerge.fitness import Fitness
 from evomerge.merging import Parents, check_recipe
 from evomerge.merging.paths import path_problems
 from evomerge.merging.tokenizer_files import merged_tokenizer
-from evomerge.recipes import Alignment, ModelInput, Recipe, path_of
+from evomerge.recipes import Alignment, ModelInput, Recipe, path_of, routed_recipe
 from evomerge.search_spaces import ChoiceGene, ParentsInfo, SearchSpace, build_search_space
 from evomerge.searchers import ObjectiveSpec, Searcher, build_searcher
 
@@ -200,10 +200,14 @@ def _problems_of(recipe: Recipe, parents: Parents, fitness: Fitness | None) -> l
 
 
 def _path_problems(space: SearchSpace, parents: Parents) -> list[Problem]:
-    """Return why the longest and most scaled of the space's paths could not be run or exported, if it has paths."""
+    """Return why the longest of the space's paths, and a scale, could not be run or exported, if it has paths."""
     most = {gene.name: gene.choices[-1] if isinstance(gene, ChoiceGene) else gene.high for gene in space.genes}
     recipe = space.express(most)
-    return path_problems(recipe, parents) if path_of(recipe) else []
+    path = path_of(recipe)
+    if path is None:
+        return []
+    once = [*(step._replace(scale=1.0) for step in path[:-1]), path[-1]]  # all at their bounds might overflow
+    return path_problems(routed_recipe(once, outside=recipe.outside), parents)
 
 
 def _info(experiment: ExperimentConfig, parents: Parents, dtype: str) -> ParentsInfo:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from evomerge.errors import Problem
+from evomerge.checkpoints import Checkpoint
+from evomerge.checkpoints.skeleton import load_config
+from evomerge.errors import CheckpointError, Problem
 from evomerge.merging.parents import Parents, Step
 from evomerge.recipes import Module, Recipe, layer_of, stack_of
 
@@ -19,6 +21,17 @@ FIELDS: Mapping[str, tuple[tuple[str, str], ...]] = {
 }
 DEPTH_FIELDS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")  # of models of one stack
 PER_LAYER = ("layer_", "mlp_", "no_rope_", "attention_types")  # beginnings of fields with one entry a layer
+
+NUMBERED = ("mlp_only_layers",)  # fields that list numbers of layers
+
+
+def full_config(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    """Return a model's config with what its config.json leaves to transformers, such as lists of layer types."""
+    try:
+        found: dict[str, Any] = load_config(checkpoint.folder, checkpoint.name, checkpoint.config).to_dict()
+    except CheckpointError:  # a config of the model's own code
+        return checkpoint.config
+    return found
 
 
 def depth_problems(recipe: Recipe, parents: Parents) -> list[Problem]:

@@ -97,6 +97,35 @@ def factors(
     return {name: factor for name, factor in found.items() if factor is not None and factor.scale != 1}
 
 
+def stream_norms(config: Mapping[str, Any], scales: Sequence[float], names: Iterable[str]) -> dict[str, float]:
+    """Return norm → |d_t|, of the norms that read a stream that the folded model has divided by d_t, where it is not 1.
+
+    With d_t² times its ``eps``, a norm of the unfolded model gives what that of the folded one gives.
+
+    Args:
+        config: as for `factors`.
+        scales: as for `factors`.
+        names: as for `factors`.
+
+    Returns:
+        Modules, named from the one on that holds the list of layers: ``layers.3.input_layernorm``, ``norm``.
+
+    Raises:
+        ConfigError: as `factors` does.
+    """
+    names = list(names)
+    family, places = _places(config, names)
+    divisors = list(accumulate((1.0, *scales[1:]), mul))
+    _check_range(divisors)
+    root, norms = _root(family, names), (Role.NORM, Role.FINAL)
+    found = {
+        _module(name.removeprefix(root))[0]: abs(divisors[-1 if place.layer is None else place.layer])
+        for name, place in places.items()
+        if place.role in norms
+    }
+    return {name: divisor for name, divisor in found.items() if divisor != 1}
+
+
 def _factor(place: _Place, divisor: float, gauge: float, shared: float, offset: float) -> Factor | None:
     """Return the factor of one tensor.
 

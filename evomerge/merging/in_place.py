@@ -13,13 +13,14 @@ import torch
 
 from evomerge.errors import MergeError
 from evomerge.merging.device import OnDevice
+from evomerge.merging.folding import stream_norms
 from evomerge.merging.parents import Parents, Step
 from evomerge.merging.preparations import Preparations, shared_folder
 from evomerge.merging.resident import ResidentModel, Target
 from evomerge.merging.routed import Layers, RoutedStep, Router
 from evomerge.merging.tensors import Numbers, merge_tensor, numbers
 from evomerge.merging.tokenizer_files import generation_fields, merged_tokenizer
-from evomerge.recipes import PathStep, Recipe, path_of, routed_recipe
+from evomerge.recipes import PathStep, Recipe, layer_of, path_of, routed_recipe, with_layer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -45,6 +46,7 @@ class InPlaceMerger:
     Attributes:
         model: the resident model, in eval mode; the same object after each merge.
         tokenizer: the merged models' tokenizer, None if they have none.
+        layers: reference → the layers of a parent that paths have gone through.
 
     Raises:
         MergeError: transformers cannot build the model from the base.
@@ -69,7 +71,7 @@ class InPlaceMerger:
         self._base, self._dtype, self._device = base, dtype, device
         self._resident = ResidentModel(parents, base, dtype, device)
         self._router: Router | None = None
-        self._layers: dict[str, Layers] = {}
+        self.layers: dict[str, Layers] = {}
         self.model: PreTrainedModel = self._resident.model
         if (fields := generation_fields(like, parents.checkpoints)) is not None:
             self.model.generation_config = GenerationConfig.from_dict(fields)
@@ -103,7 +105,16 @@ class InPlaceMerger:
         steps = [(outside, step) for step in self._parents.plan(outside) if step.planned.layer is None]
         steps += [(base, step) for step in self._parents.plan(base) if step.planned.layer is not None]
         self._merge([(part, self._parents, step) for part, step in steps])
-        self._router.route([self._step(step) for step in path])
+        self._router.route([self._step(step) for step in path], self._norms(path))
+
+    def _norms(self, path: Sequence[PathStep]) -> dict[str, float]:
+        if all(step.scale == 1 for step in path):
+            return {}
+        names = {model: self._parents[model].tensors for model in (self._base, *(step.model for step in path))}
+        merged = [name for name in names[self._base] if layer_of(name) is None]
+        for number, step in enumerate(path):
+            merged += [with_layer(name, number) for name in names[step.model] if layer_of(name) == step.layer]
+        return stream_norms(self._parents[self._base].config, [step.scale for step in path], merged)
 
     def _step(self, step: PathStep) -> RoutedStep:
         layers = self._layers_of(step.model)
@@ -116,10 +127,10 @@ class InPlaceMerger:
         assert self._router is not None
         if reference == self._base:
             return self._router.own
-        if reference not in self._layers:
+        if reference not in self.layers:
             loaded = ResidentModel(self._parents, reference, self._dtype, self._device)
-            self._layers[reference] = Layers.of(loaded.model)
-        return self._layers[reference]
+            self.layers[reference] = Layers.of(loaded.model)
+        return self.layers[reference]
 
     def _merge(self, steps: Sequence[tuple[Recipe, Parents, Step]]) -> None:
         targets = self._resident.targets

@@ -8,7 +8,10 @@ from evomerge.errors import ConfigError, Problem
 from evomerge.merging.compatibility import shape_problems
 from evomerge.merging.parents import Parents
 from evomerge.merging.tensors import folding
-from evomerge.recipes import Recipe, layer_of, with_layer
+from evomerge.recipes import Recipe, layer_of, path_of, with_layer
+
+# Fields with which a layer computes something else in another place.
+BY_POSITION = ("scale_attn_by_inverse_layer_idx",)
 
 
 def path_problems(recipe: Recipe, parents: Parents) -> list[Problem]:
@@ -16,6 +19,11 @@ def path_problems(recipe: Recipe, parents: Parents) -> list[Problem]:
     if not recipe.slices:
         return []
     found = list(_shapes(recipe, parents))
+    for model in recipe.parents():
+        for field in BY_POSITION:
+            if path_of(recipe) and parents[model].config.get(field):
+                what = f"its layers compute with their own numbers ({field}), which paths change"
+                found.append(Problem(what, model, "set the field to false, if the model works without it"))
     try:
         folding(recipe, parents)
     except ConfigError as error:

@@ -2,12 +2,15 @@
 
 Each step of a path is a module of its own that shares the parameters of a parent's layer: a layer writes to the slot of
 the key-value cache that its ``layer_idx`` names, so a layer that comes twice needs two.
+
+Scales are run as they are exported: the exported model carries h / d where a path carries h (`folding`), and its norms
+add their ``eps`` to the mean square of that. To what is added here the same number is d² times the ``eps``.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +21,8 @@ from evomerge.merging.depths import DEPTH_FIELDS, PER_LAYER
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+EPS = ("variance_epsilon", "eps")  # what norms call the number they add to the mean square
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,7 @@ class Router:
         owner, _, self._name = _stack(model).rpartition(".")
         self._owner = model.get_submodule(owner)
         self.own = Layers.of(model)
+        self._changed: dict[nn.Module, tuple[str, float]] = {}
         self._depth_fields = [f for f in DEPTH_FIELDS if getattr(self._config, f, None) == len(self.own.modules)]
 
     @property
@@ -80,8 +86,13 @@ class Router:
         """Number of the model's own layers."""
         return len(self.own.modules)
 
-    def route(self, path: Sequence[RoutedStep]) -> None:
-        """Let the hidden states take this path; the steps share the memory of the layers that they name."""
+    def route(self, path: Sequence[RoutedStep], norms: Mapping[str, float]) -> None:
+        """Let the hidden states take this path; the steps share the memory of the layers that they name.
+
+        Args:
+            path: at least one step.
+            norms: module → the root of what its ``eps`` is multiplied by; see `folding.stream_norms`.
+        """
         steps = nn.ModuleList(_shared(step.layers.modules[step.index]) for step in path)
         for number, (module, step) in enumerate(zip(steps, path, strict=True)):
             for part in module.modules():
@@ -94,11 +105,20 @@ class Router:
             for field, own in self.own.lists.items()
         }
         self._set(steps, lists)
+        for name, divisor in norms.items():
+            norm = self._owner.get_submodule(name)
+            field = next(field for field in EPS if hasattr(norm, field))
+            if norm not in steps.modules():
+                self._changed[norm] = field, getattr(norm, field)
+            vars(norm)[field] = getattr(norm, field) * divisor**2
 
     def restore(self) -> None:
         """Give the model its own layers back."""
         if getattr(self._owner, self._name) is not self.own.modules:
             self._set(self.own.modules, self.own.lists)
+        for norm, (field, value) in self._changed.items():
+            vars(norm)[field] = value
+        self._changed.clear()
 
     def _set(self, layers: nn.ModuleList, lists: dict[str, list[Any]]) -> None:
         setattr(self._owner, self._name, layers)

@@ -15,7 +15,7 @@ from evomerge import __version__
 from evomerge.checkpoints import CheckpointWriter, TensorSpec, all_finite, copy_processors, layer_of, untied_config
 from evomerge.errors import ConfigError, MergeError
 from evomerge.merging.checks import check_recipe
-from evomerge.merging.depths import DEPTH_FIELDS, PER_LAYER, module_depths
+from evomerge.merging.depths import DEPTH_FIELDS, NUMBERED, PER_LAYER, full_config, module_depths
 from evomerge.merging.optional import donor_of
 from evomerge.merging.parents import Parents
 from evomerge.merging.statistics import Statistics
@@ -141,20 +141,26 @@ def _depth(recipe: Recipe, parents: Parents, config: Mapping[str, Any], layers: 
             sources.setdefault(step.planned.layer, (model, layer_of(tensor) or 0))
     if not sources or [layer for _, layer in sources.values()] == list(range(layers)):
         return {}
-    configs = {model: parents[model].config for model, _ in sources.values()}
+    models = {donor_of(recipe), *(model for model, _ in sources.values())}
+    full = {model: full_config(parents[model]) for model in models}
     text = config.get("text_config")
     if isinstance(text, Mapping) and not any(field in config for field in DEPTH_FIELDS):
-        configs = {model: each.get("text_config", {}) for model, each in configs.items()}
-        return {"text_config": {**text, **_new_depth(text, configs, list(sources.values()), layers)}}
-    return _new_depth(config, configs, list(sources.values()), layers)
+        parts = {model: each.get("text_config", {}) for model, each in full.items()}
+        return {"text_config": {**text, **_new_depth(donor_of(recipe), parts, list(sources.values()), layers)}}
+    return _new_depth(donor_of(recipe), full, list(sources.values()), layers)
 
 
 def _new_depth(
-    config: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]], sources: list[tuple[str, int]], layers: int
+    donor: str, configs: Mapping[str, Mapping[str, Any]], sources: list[tuple[str, int]], layers: int
 ) -> dict[str, Any]:
-    changed: dict[str, Any] = {field: len(sources) for field in DEPTH_FIELDS if config.get(field) == layers}
-    for field, value in config.items():
-        if isinstance(value, list) and len(value) == layers and field.startswith(PER_LAYER):
-            lists = [configs[model].get(field, value) for model, _ in sources]
+    changed: dict[str, Any] = {}
+    for field, value in configs[donor].items():
+        lists = [configs[model].get(field, value) for model, _ in sources]
+        if field in DEPTH_FIELDS and value == layers:
+            changed[field] = len(sources)
+        elif field in NUMBERED and isinstance(value, list):
+            pairs = zip(lists, sources, strict=True)
+            changed[field] = [number for number, (each, (_, layer)) in enumerate(pairs) if layer in each]
+        elif isinstance(value, list) and len(value) == layers and field.startswith(PER_LAYER):
             changed[field] = [each[layer] for each, (_, layer) in zip(lists, sources, strict=True)]
     return changed

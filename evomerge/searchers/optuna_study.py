@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler
 
 from evomerge.search_spaces.genes import FloatGene, Gene, Genome, IntGene, Value
@@ -26,7 +25,6 @@ class OptunaSearcher:
     def __init__(self, sampler: BaseSampler, setting: Setting) -> None:
         self._genes = setting.genes
         self._objectives = setting.objectives
-        self._distributions = {gene.name: _distribution(gene) for gene in setting.genes}
         self._in_flight: InFlight[optuna.Trial] = InFlight()
         with quiet_optuna():
             self._study = optuna.create_study(
@@ -38,9 +36,11 @@ class OptunaSearcher:
     def ask(self) -> dict[str, Value]:
         """Return the next starting point, or the genome that the sampler proposes."""
         with quiet_optuna():
-            trial = self._study.ask(self._distributions)
-        params = trial.params
-        genome = {gene.name: _plain(gene, params[gene.name]) for gene in self._genes}
+            trial = self._study.ask()
+            # Samplers of generations take note of a trial when asked for its parameters, and are not asked for those of
+            # starting points, which would then never join the population.
+            _ = trial.relative_params
+            genome = {gene.name: _plain(gene, _suggested(trial, gene)) for gene in self._genes}
         return self._in_flight.asked(genome, trial)
 
     def tell(self, genome: Genome, objectives: Mapping[str, float] | None) -> None:
@@ -68,12 +68,12 @@ def quiet_optuna() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _distribution(gene: Gene) -> BaseDistribution:
+def _suggested(trial: optuna.Trial, gene: Gene) -> float | int | str:
     if isinstance(gene, FloatGene):
-        return FloatDistribution(gene.low, gene.high)
+        return trial.suggest_float(gene.name, gene.low, gene.high)
     if isinstance(gene, IntGene):
-        return IntDistribution(gene.low, gene.high)
-    return CategoricalDistribution(gene.choices)
+        return trial.suggest_int(gene.name, gene.low, gene.high)
+    return str(trial.suggest_categorical(gene.name, gene.choices))
 
 
 def _plain(gene: Gene, value: float | int | str) -> Value:

@@ -57,7 +57,8 @@ def test_stages_are_merged_and_the_folder_tells_all_of_them(run: Run, tmp_path: 
     card = (tmp_path / "out" / "README.md").read_text()
     assert (tmp_path / "out" / "recipe.yaml").read_text().rstrip() in card
     assert "models/base" in card
-    assert "`first`" not in card
+    assert "| `first`" not in card
+    assert "`first` is linear of" in card
 
 
 def test_a_recipe_is_printed_and_written_for_mergekit(run: Run, tmp_path: Path) -> None:

@@ -1,13 +1,15 @@
 """Paths in the resident model: the logits of a deeper model made of copies, the memory of the parents."""
 
+import json
 import random
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from evomerge.errors import MergeError
-from evomerge.merging import InPlaceMerger, Parents, check_recipe
+from evomerge.merging import InPlaceMerger, Parents, check_recipe, merge_to_folder
 from evomerge.recipes import PathStep, Recipe, layer_of, parse_recipe, path_of, routed_recipe, with_layer
 from evomerge.testing.tiny_models import tiny_family
 
@@ -72,9 +74,16 @@ def words(seed=0, rows=2, length=9):
     return torch.randint(4, 64, (rows, length), generator=torch.Generator().manual_seed(seed))
 
 
+def options(architecture):
+    """Return config fields: windows where there can be some, and an eps of norms that is nothing beside the stream."""
+    sliding = SLIDING if architecture in ("qwen2", "gemma3_text") else {}
+    field = {"gpt2": "layer_norm_epsilon", "gpt_neox": "layer_norm_eps", "phi": "layer_norm_eps"}
+    return {**sliding, field.get(architecture, "rms_norm_eps"): 1e-12}
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_path_is_the_deeper_model_of_its_layers(architecture, family):
-    models = family(architecture, extra=SLIDING if architecture in ("qwen2", "gemma3_text") else None)
+    models = family(architecture, extra=options(architecture))
     merger = InPlaceMerger(Parents.open(models), base=models[0])
     merger.model.set_attn_implementation("eager")
     for seed in range(4):
@@ -84,6 +93,24 @@ def test_a_path_is_the_deeper_model_of_its_layers(architecture, family):
         expected.set_attn_implementation("eager")
         found = merger.model(words()).logits
         torch.testing.assert_close(found.double(), expected(words()).logits.double(), rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_what_is_exported_is_what_was_run(architecture, family, tmp_path):
+    """With the usual eps of norms too, which the exported model adds to another mean square than the path does."""
+    models = family(architecture, extra=SLIDING if architecture in ("qwen2", "gemma3_text") else None)
+    merger = InPlaceMerger(Parents.open(models), base=models[0])
+    for seed in range(4):
+        recipe = routed_recipe(random_path(models, seed), outside=models[seed % 2])
+        merger.merge(recipe)
+        run = merger.model(words()).logits
+        merge_to_folder(recipe, tmp_path / str(seed))
+        exported = AutoModelForCausalLM.from_pretrained(tmp_path / str(seed))(words()).logits
+        assert (run - exported).abs().max() <= 5e-6 * run.abs().max()
+    alone = parse_recipe(f"merge_method: passthrough\nmodels: [{{model: {models[0]}}}]\n")
+    merger.merge(alone)  # the norms of the model itself are as they were
+    parent = AutoModelForCausalLM.from_pretrained(models[0])(words()).logits
+    torch.testing.assert_close(merger.model(words()).logits, parent)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -171,6 +198,31 @@ def test_a_layer_out_of_range_is_refused(family):
     merger = InPlaceMerger(Parents.open(models), base=models[0])
     with pytest.raises(MergeError, match=f"no layer {DEPTH}; it has {DEPTH}"):
         merger.merge(routed_recipe([PathStep(models[1], 0), PathStep(models[1], DEPTH)], outside=models[0]))
+
+
+@pytest.mark.parametrize("architecture", ["gemma2", "qwen2"])
+def test_an_export_keeps_which_layers_are_of_which_kind(architecture, tmp_path):
+    """Also where config.json leaves that to transformers."""
+    window = {
+        "sliding_window": 4,
+        **({"use_sliding_window": True, "max_window_layers": 1} if architecture == "qwen2" else {}),
+    }
+    model = str(tiny_family(tmp_path, architecture, parents=1, layers=4, extra={"sliding_window": 4, **window})["a"])
+    config = Path(model) / "config.json"
+    types = AutoConfig.from_pretrained(model).layer_types
+    assert len(set(types)) == 2
+    fields = json.loads(config.read_text())
+    del fields["layer_types"]
+    config.write_text(json.dumps(fields))
+    path = [PathStep(model, layer) for layer in (0, 1, 1, 2, 3, 2)]
+    merge_to_folder(routed_recipe(path), tmp_path / "out")
+    assert AutoConfig.from_pretrained(tmp_path / "out").layer_types == [types[step.layer] for step in path]
+
+
+def test_layers_that_know_their_number_are_refused(tmp_path):
+    model = str(tiny_family(tmp_path, "gpt2", parents=1, extra={"scale_attn_by_inverse_layer_idx": True})["a"])
+    (found,) = problems(routed_recipe([PathStep(model, 1)]), [model])
+    assert "scale_attn_by_inverse_layer_idx" in found
 
 
 def test_models_of_two_stacks_are_refused(tmp_path):

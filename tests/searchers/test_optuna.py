@@ -98,6 +98,18 @@ def test_the_first_trials_are_the_starting_points(config):
     assert [trial.genome for trial in trials[:2]] == points
 
 
+def test_starting_points_are_parents_of_the_second_generation():
+    """Optuna leaves enqueued trials out of its populations unless they are asked for their parameters."""
+    genes = tuple(FloatGene(f"x{i}", 0.0, 1.0, 0.5) for i in range(20))
+    start = {gene.name: 0.9 for gene in genes}
+    objectives = (ObjectiveSpec("sum", "maximize"),)
+    config = {"kind": "nsga2", "population": 6}
+    trials = search(config, genes, lambda genome: {"sum": sum(genome.values())}, 30, objectives, [start])
+    sums = [trial.objectives["sum"] for trial in trials]
+    assert sums[0] == pytest.approx(18)
+    assert max(sums[1:6]) < 13 < 15 < max(sums[6:18])
+
+
 def test_a_resumed_search_repeats_no_proposal():
     """T9: a seeded Optuna sampler that is made anew on resume proposes its first genomes again."""
     config = {"kind": "nsga2", "population": 10, "seed": 1}
