@@ -20,6 +20,7 @@ from evomerge.search_spaces.layer_routing_config import PINNED, LayerRoutingConf
 from evomerge.search_spaces.layer_routing_scales import NetworkScales, NoScales, Place, Scales, StepScales
 
 BASE = "base"
+NEIGHBOURS = 16  # starting points with one layer more or less
 
 
 class LayerRoutingSpace:
@@ -76,17 +77,23 @@ class LayerRoutingSpace:
         return routed_recipe(steps, outside=self._outside, dtype=self._info.dtype, **self._info.common)
 
     def starting_points(self) -> list[Genome]:
-        """Return up to three stacks that are known to work, as far as places and ``max_depth`` hold them.
+        """Return stacks that are known to work, and neighbours of the first, where places and ``max_depth`` hold them.
 
         The first parent itself (with another parent's last layer, where paths must end with that); its lower half
         under the upper half of another; its lower three quarters under the other's upper three quarters, as Kim et al.
-        2024 (SOLAR 10.7B, https://arxiv.org/abs/2312.15166) stack a model on itself. All scales are 1.
+        2024 (SOLAR 10.7B, https://arxiv.org/abs/2312.15166) stack a model on itself; the first parent with one layer
+        more or less, at places spread over all: most paths further away are no working models. All scales are 1.
         """
         initial = {gene.name: gene.initial for gene in self.genes}
         none = dict.fromkeys((place.name for place in self._places), 0)
-        depth = self._info.num_layers
+        depth, places = self._info.num_layers, self._places
+        own = self._own()
+        stacks = [own, self._stack(depth // 2, depth // 2), self._stack(depth - depth // 4, depth // 4)]
+        count = min(NEIGHBOURS, len(places))
+        spread = [places[number * len(places) // count].name for number in range(count)]
+        neighbours = [[*set(own) ^ {name}] for name in spread]
         found: dict[tuple[tuple[str, int], ...], Genome] = {}
-        for chosen in (self._own(), self._stack(depth // 2, depth // 2), self._stack(depth - depth // 4, depth // 4)):
+        for chosen in (*stacks, *neighbours):
             if chosen is not None and len(chosen) + PINNED <= self._max_depth:
                 genome = {**initial, **none, **dict.fromkeys(chosen, 1)}
                 found.setdefault(tuple((place.nickname, place.layer) for place in self._path(genome)), genome)

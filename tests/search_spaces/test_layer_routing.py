@@ -22,6 +22,7 @@ from evomerge.search_spaces import (
     build_search_space,
     read_search_space,
 )
+from evomerge.search_spaces.layer_routing import NEIGHBOURS
 from evomerge.searchers import ObjectiveSpec, build_searcher, read_searcher
 from evomerge.testing.searchers import drive
 
@@ -156,7 +157,7 @@ def test_searches_start_from_the_first_parent_itself(drawn: dict[str, Any]) -> N
         own = tuple(PathStep(f"zoo/{first}", layer) for layer in range(drawn["layers"]))
         assert steps(found.express(points[0])) == own
     paths = [steps(found.express(point)) for point in points]
-    assert len(set(paths)) == len(paths) <= 3
+    assert len(set(paths)) == len(paths) <= 3 + NEIGHBOURS
     for path in paths:
         assert all(step.scale == 1 for step in path)
         assert len(path) <= drawn.get("max_depth", 10**6)
@@ -273,19 +274,23 @@ def test_an_output_of_any_size_stays_in_the_bounds() -> None:
 
 def test_starting_points_are_stacks_of_lower_and_upper_layers() -> None:
     paths = [short(found.express(point)) for found in [space(layers=8)] for point in found.starting_points()]
-    assert paths == [
+    assert paths[:3] == [
         "a0 a1 a2 a3 a4 a5 a6 a7",
         "a0 a1 a2 a3 b4 b5 b6 a7",
         "a0 a1 a2 a3 a4 a5 b2 b3 b4 b5 b6 a7",
     ]
+    for path in paths[3:]:  # of 8 layers, one is repeated or left out, or one of another parent's is put in
+        assert len(path.split()) in (7, 9)
+    assert any("b" in path for path in paths[3:])
     paths = [
         short(found.express(p)) for found in [space(layers=4, first="b", last="a")] for p in found.starting_points()
     ]
-    assert paths == ["b0 b1 b2 a3", "b0 b1 a2 a3", "b0 b1 b2 a1 a2 a3"]
+    assert paths[:3] == ["b0 b1 b2 a3", "b0 b1 a2 a3", "b0 b1 b2 a1 a2 a3"]
     paths = [short(found.express(p)) for found in [space(layers=4, parents=1)] for p in found.starting_points()]
-    assert paths == ["a0 a1 a2 a3", "a0 a1 a2 a1 a2 a3"]
+    assert paths[:2] == ["a0 a1 a2 a3", "a0 a1 a2 a1 a2 a3"]
     paths = [short(found.express(p)) for found in [space(layers=4, max_depth=4)] for p in found.starting_points()]
-    assert paths == ["a0 a1 a2 a3", "a0 a1 b2 a3"]
+    assert paths[:2] == ["a0 a1 a2 a3", "a0 a1 b2 a3"]
+    assert all(len(path.split()) <= 4 for path in paths)
 
 
 def test_the_first_parent_itself_is_its_plain_recipe() -> None:
