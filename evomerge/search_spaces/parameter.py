@@ -129,7 +129,7 @@ def _between_two(method: MergeMethod, info: ParentsInfo) -> bool:
 
 
 def _base(method: MergeMethod, info: ParentsInfo) -> str | None:
-    if not method.needs_base:
+    if not method.takes_base:
         return None
     return next(iter(info.parents.values())) if _between_two(method, info) else info.base
 
@@ -139,7 +139,7 @@ def _check_models(method: MergeMethod, info: ParentsInfo) -> Iterator[Problem]:
     if method.needs_base and base is None:
         yield Problem(f"{method.name} needs a base model", "search_space.method", "name it: base: MODEL")
     own_base = base is not None and not _between_two(method, info)
-    count = len(info.parents) + own_base
+    count = len(info.parents) + (own_base and method.needs_base)
     if count < method.min_models or count > (method.max_models or count):
         models = ", ".join([*info.parents, *(["base"] if own_base else [])])
         yield Problem(

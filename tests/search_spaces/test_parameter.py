@@ -405,3 +405,12 @@ def test_a_parameter_of_the_model_as_a_whole_has_one_gene_whatever_the_granulari
 def test_weights_that_have_a_default_start_there() -> None:
     (start,) = space("method: tsv_merge\ngranularity: global", llama(2), "a", "b").starting_points()
     assert start == {"a.weight": 1.0, "b.weight": 1.0}
+
+
+@pytest.mark.parametrize("method", ["nuslerp", "multislerp"])
+@pytest.mark.parametrize("base", [None, "zoo/base"])
+def test_a_base_that_is_named_is_the_base_of_methods_that_can_do_without(method: str, base: str | None) -> None:
+    found = space(f"{{method: {method}, granularity: global}}", llama(4), "math", "japanese", base=base)
+    recipe = found.express(found.starting_points()[0])
+    assert recipe.base_model == base
+    assert len(recipe.models or ()) == 2
