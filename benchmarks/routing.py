@@ -15,18 +15,15 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from merge_speed import fastest
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from evomerge.merging import InPlaceMerger, Parents
 from evomerge.recipes import PathStep, routed_recipe
-
-REPEATS = 5
 
 
 def main() -> None:
@@ -37,6 +34,7 @@ def main() -> None:
     arguments.add_argument("--threads", type=int, default=2)
     options = arguments.parse_args()
     torch.set_num_threads(options.threads)
+    torch.set_grad_enabled(False)
     with tempfile.TemporaryDirectory() as folder:
         models = make_models(Path(folder), options.hidden, options.layers)
         parents = Parents.open(models)
@@ -77,17 +75,6 @@ def weights(merger: InPlaceMerger) -> int:
     modules: list[Any] = [merger.model, *(layers.modules for layers in merger.layers.values())]
     storages = [p.untyped_storage() for module in modules for p in module.parameters()]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
-
-
-@torch.no_grad()
-def fastest(action: Callable[[], Any]) -> float:
-    """Return the fewest seconds that an action took."""
-    seconds = []
-    for _ in range(REPEATS):
-        started = time.perf_counter()
-        action()
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)
 
 
 if __name__ == "__main__":

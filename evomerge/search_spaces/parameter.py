@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from evomerge.errors import ConfigError, EvomergeError, Problem, UnknownNameError, suggest
+from evomerge.errors import ConfigError, Problem, UnknownNameError
 from evomerge.recipes import Recipe, count_layers
-from evomerge.search_spaces.base import SEARCH_SPACES, ParentsInfo, SearchSpaceKind
+from evomerge.search_spaces.base import SEARCH_SPACES, ParentsInfo, SearchSpaceKind, check_genome
 from evomerge.search_spaces.gene_patterns import GeneTable
 from evomerge.search_spaces.genes import ChoiceGene, FloatGene, Gene, Genome
 from evomerge.search_spaces.groups import assign_groups
@@ -70,7 +70,7 @@ class ParameterSpace:
         Raises:
             EvomergeError: a gene is missing or unknown.
         """
-        self._check(genome)
+        check_genome(self.genes, genome)
         values = {**self._constants, **genome}
         own: dict[str | None, dict[str, Any]] = {nickname: {} for nickname in (None, *self._info.parents)}
         own[None] |= self._global
@@ -91,14 +91,6 @@ class ParameterSpace:
     def starting_points(self) -> list[Genome]:
         """Return the method's uniform merge: equal weights that sum to one, all else at its default."""
         return [{gene.name: gene.initial for gene in self.genes}]
-
-    def _check(self, genome: Genome) -> None:
-        known = {gene.name for gene in self.genes}
-        for name in genome:
-            if name not in known:
-                raise EvomergeError(f"the search space has no gene {name!r}; {suggest(name, known)}")
-        if missing := [gene.name for gene in self.genes if gene.name not in genome]:
-            raise EvomergeError(f"the genome has no value for {len(missing)} genes, the first {missing[0]!r}")
 
 
 def build(config: ParameterSpaceConfig, info: ParentsInfo) -> ParameterSpace:
