@@ -267,3 +267,26 @@ def test_scales_of_an_architecture_that_does_not_fold_are_refused_by_name(tmp_pa
     assert not problems(routed_recipe([PathStep(mamba, 1), PathStep(mamba, 0)]), [mamba])
     (found, *_) = problems(routed_recipe([PathStep(mamba, 1, 0.5), PathStep(mamba, 0)]), [mamba])
     assert "mamba" in found.lower()
+
+
+STORIES = Path(__file__).parents[2].parent / "shared" / "data" / "stories260K" / "hf"
+
+
+@pytest.mark.skipif(not STORIES.is_dir(), reason="needs the checkpoint of stories260K beside the project")
+def test_a_real_model_tells_the_same_story_routed_and_exported(tmp_path):
+    model = str(STORIES)
+    merger = InPlaceMerger(Parents.open([model]), base=model)
+
+    def story(teller):
+        return teller.generate(torch.tensor([[1]]), max_new_tokens=60, do_sample=False)
+
+    depth = merger.model.config.num_hidden_layers
+    merger.merge(routed_recipe([PathStep(model, layer) for layer in range(depth)]))
+    assert torch.equal(story(merger.model), story(AutoModelForCausalLM.from_pretrained(model)))
+    numbers = random.Random(0)
+    recipe = routed_recipe(
+        [PathStep(model, numbers.randrange(depth), numbers.choice((1, 0.8, -0.9))) for _ in range(8)]
+    )
+    merger.merge(recipe)
+    exported = AutoModelForCausalLM.from_pretrained(merge_to_folder(recipe, tmp_path / "out"))
+    assert torch.equal(story(merger.model), story(exported))
