@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from evomerge.export.card_data import CardData
 from evomerge.export.folder import verify_loads, write_model
 from evomerge.fitness import Responses
 from evomerge.merging.to_folder import RECIPE
-from evomerge.recipes import NamedRecipe, Recipe, read_recipe
+from evomerge.recipes import NamedRecipe, Recipe, path_of, read_recipe
 
 # Log-likelihoods depend on the order of additions in the last digits; answers and choices must not.
 TOLERANCE = 1e-4
@@ -133,12 +133,20 @@ def _verify(folder: RunFolder, out: Path, recipe: Recipe, prepared: Prepared, fa
             continue
         trial = Responses.from_json(stored.responses)
         exported = prepared.fitness.evaluate(model, tokenizer, prepared.fitness.items(split))
-        checked += _compare(trial, exported, out)
+        checked += _compare(trial, exported, out, rounded=_is_rounded(recipe, prepared.dtype))
     return checked
 
 
-def _compare(trial: Responses, exported: Responses, out: Path) -> int:
-    """Return the number of responses compared.
+def _is_rounded(recipe: Recipe, dtype: str) -> bool:
+    """Whether the exported weights are rounded where the search's were not: scales folded into half precision."""
+    return dtype != "float32" and any(step.scale != 1 for step in path_of(recipe) or ())
+
+
+def _compare(trial: Responses, exported: Responses, out: Path, *, rounded: bool) -> int:
+    """Return the number of responses found equal.
+
+    Args:
+        rounded: single responses may differ, if their mean does by no more than noise.
 
     Raises:
         ExportError: one differs.
@@ -151,15 +159,24 @@ def _compare(trial: Responses, exported: Responses, out: Path) -> int:
             others = exported.tasks[task].values[metric]
             pairs = zip(part.items, values, others, strict=True)
             differing = [item for item, trial_value, value in pairs if not _equal(trial_value, value)]
-            if differing:
+            if differing and not (rounded and _is_noise(values, others)):
                 raise ExportError(
                     f"the model written to {out} answers {len(differing)} of {len(values)} items of {task} ({metric}) "
                     f"differently from its trial, first {differing[0]!r}. It is kept beside it as *.unverified; do not "
                     "use it. This happens when the run was made on another device or with other versions: "
                     "`evomerge report` names them"
                 )
-            count += len(values)
+            count += len(values) - len(differing)
     return count
+
+
+def _is_noise(values: Sequence[Any], others: Sequence[Any]) -> bool:
+    """Whether paired responses differ in the mean by at most three standard errors; only numbers can."""
+    if not all(isinstance(value, (int, float)) for value in (*values, *others)):
+        return True
+    differences = torch.tensor(values, dtype=torch.float64) - torch.tensor(others, dtype=torch.float64)
+    error = differences.std(correction=0) / len(values) ** 0.5
+    return bool(differences.mean().abs() <= 3 * error)
 
 
 def _equal(a: Any, b: Any) -> bool:

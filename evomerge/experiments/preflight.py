@@ -200,14 +200,19 @@ def _problems_of(recipe: Recipe, parents: Parents, fitness: Fitness | None) -> l
 
 
 def _path_problems(space: SearchSpace, parents: Parents) -> list[Problem]:
-    """Return why the longest of the space's paths, and a scale, could not be run or exported, if it has paths."""
-    most = {gene.name: gene.choices[-1] if isinstance(gene, ChoiceGene) else gene.high for gene in space.genes}
-    recipe = space.express(most)
-    path = path_of(recipe)
+    """Return why the longest of the space's paths, with a scale if it has any, could not be run or exported."""
+    ends = [
+        {g.name: g.choices[end] if isinstance(g, ChoiceGene) else (g.low, g.high)[end] for g in space.genes}
+        for end in (0, -1)
+    ]
+    lowest, highest = (space.express(genome) for genome in ends)
+    path = path_of(highest)
     if path is None:
         return []
-    once = [*(step._replace(scale=1.0) for step in path[:-1]), path[-1]]  # all at their bounds might overflow
-    return path_problems(routed_recipe(once, outside=recipe.outside), parents)
+    found = [step.scale for step in (*path, *(path_of(lowest) or ())) if step.scale != 1]
+    # One scale, as all of them at their bounds might overflow.
+    scaled = [*(step._replace(scale=1.0) for step in path[:-1]), path[-1]._replace(scale=found[0] if found else 1.0)]
+    return path_problems(routed_recipe(scaled, outside=highest.outside), parents)
 
 
 def _info(experiment: ExperimentConfig, parents: Parents, dtype: str) -> ParentsInfo:

@@ -249,6 +249,14 @@ def test_layers_that_do_not_fit_are_told_with_both_shapes(family, tmp_path):
     )
 
 
+def test_norms_of_another_eps_are_told(family, tmp_path):
+    (model, _) = family("llama")
+    other = str(tiny_family(tmp_path, "llama", parents=1, extra={"rms_norm_eps": 1e-3})["a"])
+    (found,) = problems(routed_recipe([PathStep(model, 0), PathStep(other, 1)], outside=model), [model, other])
+    assert "rms_norm_eps is 1e-06" in found
+    assert "0.001" in found
+
+
 def test_layers_out_of_range_and_bad_merges_outside_are_told(family):
     models = family("llama")
     (beyond,) = problems(routed_recipe([PathStep(models[0], DEPTH)]), models)
