@@ -26,6 +26,7 @@ COMMANDS = {
     "merge": ("merge", "Carry out one recipe, without a search."),
     "recipe": ("recipe", "Print a recipe, for mergekit if asked."),
     "statistics": ("statistics", "Gather what data-aware merge methods need, from a small calibration set."),
+    "calibrate": ("calibrate", "Learn a task's items from the responses of many models: an item bank."),
     "zoo": ("zoo", "Build the small models that the examples search over."),
     "methods": ("methods", "List the merge methods."),
     "searchers": ("searchers", "List the searchers."),
