@@ -27,6 +27,7 @@ from evomerge.recipes import NamedRecipe, Recipe, path_of, read_recipe
 
 # Log-likelihoods depend on the order of additions in the last digits; answers and choices must not.
 TOLERANCE = 1e-4
+MOST_ROUNDED = 0.2  # share of the responses that may differ where the exported weights are rounded once more
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,10 @@ def describe(path: Path, number: int) -> tuple[Prepared, Recipe, CardData]:
     prepared = prepare(folder.read_experiment())
     entry = next((e for e in read_front(folder.front) if e["trial"] == number), None)
     journal = Journal.read(folder.journal)
-    recipe = recipe_of(entry) if entry else prepared.space.express(journal.trials()[number].genome)
+    if entry and hybrid.space_of(folder.read_written()) is None:
+        recipe = recipe_of(entry)
+    else:  # a hybrid's recipes name a model inside the run's folder, which may have been moved
+        recipe = prepared.space.express(journal.trials()[number].genome)
     confirmation = read_confirmation(folder.confirmation)
     stages = _stages(folder, recipe)
     return prepared, recipe, card_of(prepared, journal, confirmation, number, recipe, stages)
@@ -159,7 +163,7 @@ def _compare(trial: Responses, exported: Responses, out: Path, *, rounded: bool)
             others = exported.tasks[task].values[metric]
             pairs = zip(part.items, values, others, strict=True)
             differing = [item for item, trial_value, value in pairs if not _equal(trial_value, value)]
-            if differing and not (rounded and _is_noise(values, others)):
+            if differing and not (rounded and _is_rounding(values, others, len(differing))):
                 raise ExportError(
                     f"the model written to {out} answers {len(differing)} of {len(values)} items of {task} ({metric}) "
                     f"differently from its trial, first {differing[0]!r}. It is kept beside it as *.unverified; do not "
@@ -170,8 +174,10 @@ def _compare(trial: Responses, exported: Responses, out: Path, *, rounded: bool)
     return count
 
 
-def _is_noise(values: Sequence[Any], others: Sequence[Any]) -> bool:
-    """Whether paired responses differ in the mean by at most three standard errors; only numbers can."""
+def _is_rounding(values: Sequence[Any], others: Sequence[Any], differing: int) -> bool:
+    """Whether few responses differ, and numbers in the mean by at most three standard errors."""
+    if differing > MOST_ROUNDED * len(values):
+        return False
     if not all(isinstance(value, (int, float)) for value in (*values, *others)):
         return True
     differences = torch.tensor(values, dtype=torch.float64) - torch.tensor(others, dtype=torch.float64)

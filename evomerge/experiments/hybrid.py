@@ -40,6 +40,9 @@ def settled(experiment: ExperimentConfig) -> ExperimentConfig:
     if MERGED in experiment.parents:
         what = f"{MERGED!r} is what the second stage calls the first one's pick"
         problems.append(Problem(what, experiment.where(("parents", MERGED)), "give this parent another name"))
+    if experiment.merge.vocabulary:
+        what = "paths go through parents of one vocabulary, which these are not if the merge has to make it one"
+        problems.append(Problem(what, experiment.where(("merge",)), "use kind: parameter, or other parents"))
     if problems:
         raise ConfigError(problems)
     return experiment.model_copy(update={"search_space": space.model_copy(update={"trials": first})})
@@ -65,12 +68,11 @@ def second_stage(experiment: ExperimentConfig, merged: str) -> ExperimentConfig:
     """
     space = _space(experiment)
     trials = experiment.budget.trials - (space.trials or 0)
-    vocabulary = MergeConfig(tokenizer_source=merged) if experiment.merge.vocabulary else MergeConfig()
     update = {
         "parents": {MERGED: merged, **experiment.parents},
         "search_space": space.routing,
         "budget": experiment.budget.model_copy(update={"trials": trials}),
-        "merge": vocabulary,
+        "merge": MergeConfig(),
     }
     return experiment.model_copy(update=update)
 

@@ -158,7 +158,8 @@ def _introduction(card: CardData) -> list[str]:
 
 def _how(card: CardData) -> str:
     names = {parent.reference: parent.nickname for parent in card.parents if parent.nickname}
-    if path := path_in_words(card.recipe, names):
+    recipe = card.stages[-1].recipe if card.stages else card.recipe  # in which stages go by their names
+    if path := path_in_words(recipe, names):
         text = f"The hidden states take a path through layers of its parents ({ROUTING}): {path}."
     else:
         method = METHODS[card.recipe.merge_method]

@@ -68,11 +68,12 @@ class InPlaceMerger:
         self._parents = parents = parents.viewed(like)
         self._preparations = prepared or Preparations(shared_folder())
         self._written: dict[str, tuple[Parents, Numbers]] = {}
-        self._base, self._dtype, self._device = base, dtype, device
+        self._base, self._device = base, device
         self._resident = ResidentModel(parents, base, dtype, device)
         self._router: Router | None = None
         self.layers: dict[str, Layers] = {}
         self.model: PreTrainedModel = self._resident.model
+        self._dtype = str(self.model.dtype).removeprefix("torch.")
         if (fields := generation_fields(like, parents.checkpoints)) is not None:
             self.model.generation_config = GenerationConfig.from_dict(fields)
         self.tokenizer = merged_tokenizer(like, parents.checkpoints)

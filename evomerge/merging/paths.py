@@ -17,14 +17,8 @@ BY_POSITION = ("scale_attn_by_inverse_layer_idx",)
 OF_LAYERS = (
     *("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps", "hidden_activation"),
     *("sliding_window", "query_pre_attn_scalar", "attn_logit_softcapping", "partial_rotary_factor", "rotary_pct"),
-    *(
-        "attention_multiplier",
-        "residual_multiplier",
-        "use_parallel_residual",
-        "parallel_attn",
-        "clip_qkv",
-        "logit_scale",
-    ),
+    *("attention_multiplier", "residual_multiplier", "use_parallel_residual", "parallel_attn", "clip_qkv"),
+    *("norm_topk_prob", "scale_attn_weights"),
 )
 
 

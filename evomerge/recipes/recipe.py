@@ -188,6 +188,8 @@ class Module(_Part):
         if bool(self.models) == bool(self.slices):
             raise ValueError("a module has either models or slices, at least one of them")
         _refuse_repeats([entry.model for entry in self.models or ()], "module")
+        if any(each.input_scale is not None for each in self.slices or ()):
+            raise ValueError("slices of a module have no input_scale; paths are for models without modules")
         return self
 
 
@@ -250,6 +252,12 @@ class Outside(_Part):
     parameters: Parameters = {}
 
 
+def _kind_of_outside(value: Any) -> str:
+    """Tell a merge from a model, which may be spelled out as a mapping too."""
+    merge = isinstance(value, Outside) or (isinstance(value, Mapping) and {"merge_method", "models"} & value.keys())
+    return "merge" if merge else "model"
+
+
 WHOLE = "default"  # mergekit's name of the only module of a model that has no modules
 
 
@@ -282,7 +290,12 @@ class Recipe(_Part):
     align: Alignment | None = None
     statistics: str | None = None
     aim: ActivationRelaxation | None = None
-    outside: Outside | ModelName | None = None
+    outside: (
+        Annotated[
+            Annotated[Outside, Tag("merge")] | Annotated[ModelName, Tag("model")], Discriminator(_kind_of_outside)
+        ]
+        | None
+    ) = None
 
     @model_validator(mode="before")
     @classmethod
@@ -304,6 +317,8 @@ class Recipe(_Part):
         for index, each in enumerate(self.slices or ()):
             if each.input_scale is not None and (self.merge_method != "passthrough" or len(each.sources) > 1):
                 raise ValueError(f"slices[{index}]: only passthrough slices of one model have an input_scale")
+            if each.input_scale is not None and (self.parameters or each.parameters or each.sources[0].parameters):
+                raise ValueError(f"slices[{index}]: an input_scale is for layers as they are; leave out parameters")
         if set(self.modules or ()) == {WHOLE}:
             # A model of one module: the same recipe as without `modules`, and the same hash.
             self.__dict__.update(as_plain(self, WHOLE).__dict__)

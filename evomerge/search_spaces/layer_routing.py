@@ -20,6 +20,7 @@ from evomerge.search_spaces.layer_routing_config import PINNED, LayerRoutingConf
 from evomerge.search_spaces.layer_routing_scales import NetworkScales, NoScales, Place, Scales, StepScales
 
 BASE = "base"
+OF_PATHS = ("chat_template", "seed")  # the merge settings that a path can have
 NEIGHBOURS = 16  # starting points with one layer more or less
 
 
@@ -160,6 +161,9 @@ def _problems(config: LayerRoutingConfig, info: ParentsInfo) -> Iterator[Problem
     if not info.parents:
         yield Problem("there is no parent whose layers a path could pass", "parents", "name at least one")
         return
+    if useless := [name for name in info.common if name not in OF_PATHS]:
+        what = f"merge: {', '.join(useless)} is for merges of weights, of which a path has none"
+        yield Problem(what, f"merge.{useless[0]}", "leave it out; parents of a path need one vocabulary")
     if info.num_layers < 1:
         yield Problem("these models have no layers that a path could pass", "search_space.kind", "use kind: parameter")
     for index, nickname in enumerate(config.parents or ()):

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from evomerge.errors import ConfigError
 from evomerge.experiments import hybrid
-from evomerge.experiments.export_run import describe, export
+from evomerge.experiments.export_run import _is_rounding, describe, export
 from evomerge.experiments.journal import Journal
 from evomerge.experiments.run import resume, start
 from evomerge.experiments.run_folder import RunFolder
@@ -97,6 +97,23 @@ def test_the_exported_recipe_needs_the_parents_alone(whole: Path, tmp_path: Path
 def test_a_path_without_the_merged_model_is_one_recipe() -> None:
     path = routed_recipe([PathStep("a", 0), PathStep("b", 1)])
     assert hybrid.as_stages(path, "merged model", path)[0].recipe == path
+
+
+def test_a_card_and_an_export_know_nothing_of_the_folder(whole: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(whole, moved)
+    exported = export(moved, tmp_path / "model", 3)
+    card = (exported.folder / "README.md").read_text()
+    assert str(whole) not in card
+    assert str(moved) not in card
+
+
+def test_half_precision_exports_differ_by_rounding_only() -> None:
+    right = [1.0, 0.0] * 50
+    nearly = [*right[:-3], 1.0, 1.0, 0.0]
+    assert _is_rounding(right, nearly, 2)
+    assert not _is_rounding(right, [1.0 - value for value in right], 100)
+    assert not _is_rounding(right, [0.0] * 30 + right[30:], 15)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from evomerge.errors import ConfigError
 from evomerge.recipes import PathStep, parse_recipe, path_of, plan, routed_recipe, to_mergekit, write_recipe
 
 steps = st.builds(PathStep, st.sampled_from(("a", "b")), st.integers(0, 3), st.sampled_from((1.0, 0.5, -2.0)))
+SCALED = "slices: [{input_scale: 2, sources: [{model: a, layer_range: [0, 2]}]}]"
 NAMES = {m: [f"model.layers.{n}.w" for n in range(4)] + ["model.embed.w", "lm_head.w"] for m in ("a", "b", "c")}
 
 
@@ -66,6 +67,9 @@ def test_mergekit_has_no_scales_and_no_outside(recipe, words):
         ("slices: []", "either models or slices"),
         ("slices: [{input_scale: 0, sources: [{model: a, layer_range: [0, 2]}]}]", "input_scale of 0"),
         ("models: [{model: a}]\noutside: b", "outside is for recipes with slices"),
+        (f"{SCALED}\nparameters: {{scale: 2}}", "an input_scale is for layers as they are"),
+        (f"modules: {{text_decoder: {{{SCALED}}}}}", "slices of a module have no input_scale"),
+        ("slices: [{sources: [{model: a, layer_range: [0, 2]}]}]\noutside: {merge_method: linear}", "models"),
     ],
 )
 def test_bad_paths_are_refused(text, words):

@@ -309,8 +309,10 @@ def test_recipes_without_scales_are_written_for_mergekit() -> None:
 def test_fields_of_all_recipes_stand_in_these_too() -> None:
     document = yaml.loads("kind: layer_routing\n")
     config = read_search_space(document.data, document)
-    found = build_search_space(config, info(2, tokenizer_source="base"))
-    assert found.express(initial(found)).tokenizer_source == "base"
+    found = build_search_space(config, info(2, chat_template="chatml"))
+    assert found.express(initial(found)).chat_template == "chatml"
+    with pytest.raises(ConfigError, match="tokenizer_source is for merges of weights"):
+        build_search_space(config, info(2, tokenizer_source="base"))
 
 
 def test_a_genome_must_have_exactly_the_genes() -> None:
