@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,6 +34,12 @@ class EvaluationTask(Protocol):
 
     def respond(self, resident: Resident, items: Sequence[str], used_filters: frozenset[str]) -> TaskResponses:
         """Run items on the resident model."""
+
+    def gold(self, resident: Resident, items: Sequence[str]) -> dict[str, float]:
+        """Return the probability that the resident model gives to each item's right answer."""
+
+    def gold_problems(self) -> list[Problem]:
+        """Return why `gold` would fail whatever the model."""
 
     def prompt(self, tokenizer: Any = None) -> str:
         """Return the first search item's prompt."""
@@ -179,31 +185,59 @@ class Fitness:
         """Return why some task cannot be run with this tokenizer."""
         return [problem for task in self._tasks.values() for problem in task.problems(tokenizer)]
 
+    def gold_problems(self, tasks: Iterable[str]) -> list[Problem]:
+        """Return why some of these tasks, by key, have no probabilities of right answers for `evaluate`.
+
+        A few items of each are looked at; no model is needed.
+
+        Raises:
+            FitnessError: unknown tasks.
+        """
+        keys = list(tasks)
+        self._check_known(keys)
+        with isolated(self.config.seed):
+            return [problem for key in keys for problem in self._tasks[key].gold_problems()]
+
     def evaluate(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Mapping[str, Sequence[str]]
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        items: Mapping[str, Sequence[str]],
+        gold: Mapping[str, Sequence[str]] | None = None,
     ) -> Responses:
         """Run items on a live model.
 
         The same weights and items give the same responses, bit for bit, whatever was evaluated before and in
-        whichever order the items are named. No global random state is changed.
+        whichever order the items are named. No global random state is changed. ``items`` and ``gold`` do not
+        change each other's numbers either: they are run apart, in batches of their own.
 
         Args:
             model: the resident model; its weights may have changed since the last call.
             tokenizer: its tokenizer.
             items: ids by task key.
+            gold: ids by task key, of the items whose right answer's probability is asked for: other items than
+                ``items``, or the same, of the same tasks or others.
 
         Raises:
-            FitnessError: unknown tasks or items, an error inside the model or a function, or NaN in the
-                model's scores.
+            FitnessError: unknown tasks or items, an error inside the model or a function, NaN in the model's
+                scores, or gold of a task that has none (see `gold_problems`).
         """
-        unknown = sorted(set(items) - set(self._tasks))
-        if unknown:
-            raise FitnessError(f"no task {unknown[0]!r} in this fitness; its tasks: {', '.join(self._tasks)}")
+        gold = gold or {}
+        self._check_known([*items, *gold])
         resident = self._keep(model, tokenizer)
         start = time.perf_counter()
         with isolated(self.config.seed), ForwardClock(model) as clock:
-            tasks = {key: self._respond(resident, key, items[key]) for key in self._tasks if items.get(key)}
+            tasks = {
+                key: self._respond(resident, key, items.get(key, ()), gold.get(key, ()))
+                for key in self._tasks
+                if items.get(key) or gold.get(key)
+            }
         return Responses(tasks, clock.seconds, time.perf_counter() - start)
+
+    def _check_known(self, keys: Iterable[str]) -> None:
+        unknown = sorted(set(keys) - set(self._tasks))
+        if unknown:
+            raise FitnessError(f"no task {unknown[0]!r} in this fitness; its tasks: {', '.join(self._tasks)}")
 
     def _keep(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Resident:
         """Return the resident model's record, the one from the last evaluation when it is the same model."""
@@ -213,10 +247,12 @@ class Fitness:
         self._resident = known
         return known
 
-    def _respond(self, resident: Resident, key: str, items: Sequence[str]) -> TaskResponses:
+    def _respond(self, resident: Resident, key: str, items: Sequence[str], gold: Sequence[str]) -> TaskResponses:
         filters = frozenset(o.metric.partition(",")[2] for o in self.objectives if o.task == key)
+        task = self._tasks[key]
         try:
-            return self._tasks[key].respond(resident, items, filters)
+            responses = task.respond(resident, items, filters) if items else TaskResponses((), {})
+            return replace(responses, gold=task.gold(resident, gold)) if gold else responses
         except FitnessError as error:
             raise FitnessError(str(error) if key in str(error) else f"task {key!r}: {error}") from error
         except Exception as error:

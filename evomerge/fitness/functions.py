@@ -79,6 +79,19 @@ class FunctionTask:
         """Return why this task cannot be run with a tokenizer: never."""
         return []
 
+    def gold_problems(self) -> list[Problem]:
+        """Return why `gold` would fail: always, as a function names no answers."""
+        what = f"function {self.key!r} names no right answers, so they have no probability"
+        return [Problem(what, "", "ask for the probabilities of lm-eval tasks only")]
+
+    def gold(self, resident: Resident, items: Sequence[str]) -> dict[str, float]:
+        """Refuse.
+
+        Raises:
+            FitnessError: always; see `gold_problems`.
+        """
+        raise FitnessError(self.gold_problems()[0].what)
+
     def prompt(self, tokenizer: Any = None) -> str:
         """Return the first declared item, or the empty text."""
         return str(self.pools["search"][0].doc) if self.pools["search"] else ""

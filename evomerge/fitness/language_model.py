@@ -147,6 +147,22 @@ class ResidentLM(HFLM):
         """See lm-eval; without progress bars."""
         return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
 
+    def loglikelihood_per_token(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """Return the mean log-probability of each answer's tokens, for (prompt, answer) pairs.
+
+        The prompt is read as it is when the model generates. lm-eval's `loglikelihood` is another number when a prompt
+        ends in white space, as most chat templates do: it takes that for the beginning of the answer.
+        """
+        requests = [(pair, *self._encode_answer(*pair)) for pair in pairs]
+        scores = self._loglikelihood_tokens(requests)
+        return [score / len(answer) for (score, _), (_, _, answer) in zip(scores, requests, strict=True)]
+
+    def _encode_answer(self, prompt: str, answer: str) -> tuple[list[int], list[int]]:
+        """Return the prompt's tokens, and those that the answer adds to them or changes (" " and "9" to " 9")."""
+        before, whole = self.tok_encode(prompt), self.tok_encode(prompt + answer)
+        same = next((n for n, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), len(before))
+        return whole[:same] or [self.prefix_token_id], whole[same:]
+
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
         """See lm-eval; without progress bars."""
         return super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)

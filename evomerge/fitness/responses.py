@@ -20,12 +20,15 @@ class TaskResponses:
         values: for each ``metric,filter`` key one value an item; None where the task gives the item none.
         truncated: for generative tasks, whether the answer was cut off by the token limit.
         unextracted: for generative tasks, whether a filter that an objective uses found no answer.
+        gold: the probability of the right answer, in [0, 1], by item id; of the items asked for it, which
+            need not be those of ``items``. None if none was asked for.
     """
 
     items: tuple[str, ...]
     values: dict[str, list[Value]]
     truncated: list[bool] | None = None
     unextracted: list[bool] | None = None
+    gold: dict[str, float] | None = None
 
     @property
     def truncated_share(self) -> float | None:
@@ -61,7 +64,9 @@ class Responses:
         """Return the responses that ``to_json`` wrote."""
         data: Mapping[str, Any] = json.loads(text)
         tasks = {
-            key: TaskResponses(tuple(task["items"]), task["values"], task["truncated"], task["unextracted"])
+            key: TaskResponses(
+                tuple(task["items"]), task["values"], task["truncated"], task["unextracted"], task.get("gold")
+            )
             for key, task in data["tasks"].items()
         }
         return cls(tasks, data["forward_seconds"], data["seconds"])

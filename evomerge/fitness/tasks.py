@@ -14,6 +14,7 @@ from lm_eval.api.task import Task
 from lm_eval.defaults import default_gen_kwargs
 
 from evomerge.errors import FitnessError, Problem
+from evomerge.fitness.gold import Expected, expected_answers, probabilities, scores_in_its_own_way
 from evomerge.fitness.isolation import own_random_state
 from evomerge.fitness.items import Item, Pools, content_hash, make_items, separate, split_by_hash
 from evomerge.fitness.language_model import Resident, ResidentLM
@@ -21,6 +22,7 @@ from evomerge.fitness.metrics import task_metrics
 from evomerge.fitness.objectives import TaskSettings
 from evomerge.fitness.responses import TaskResponses, Value
 
+FEW = 8  # items of each split, looked at before there is a model
 TOKEN_LIMITS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 
 
@@ -120,23 +122,33 @@ class LmEvalTask:
         Raises:
             FitnessError: the task does not say which answer is right.
         """
-        requests, config = self._requests(item, None), self._task.config
+        requests = self._requests(item, None)
         if self._task.OUTPUT_TYPE == "loglikelihood_rolling":
             return "", str(requests[0].args[0])
-        target = self._task.doc_to_target(item.doc)
-        if isinstance(target, (list, tuple)):
-            target = target[0] if target else None
-        if self._task.OUTPUT_TYPE == "generate_until":
-            return str(requests[0].args[0]), f"{config.target_delimiter}{target}"
-        if self._task.OUTPUT_TYPE == "multiple_choice":
-            choices = list(self._task.doc_to_choice(item.doc))
-            target = target if isinstance(target, int) else choices.index(target) if target in choices else None
-        else:
-            target = 0
-        if target is None or not 0 <= target < len(requests):
+        expected = self._expected(item, requests, chat=False)
+        return expected.pairs[expected.right[0]]
+
+    def _expected(self, item: Item, requests: Sequence[Instance], *, chat: bool) -> Expected:
+        expected = expected_answers(self._task, item.doc, requests, chat=chat)
+        if expected is None:
             raise FitnessError(f"task {self.key!r} does not say which answer to item {item.id} is right")
-        prompt, answer = requests[target].args[:2]
-        return str(prompt), str(answer)
+        return expected
+
+    def gold_problems(self) -> list[Problem]:
+        """Return why `gold` would fail, as far as the task and a few items of each split tell."""
+        try:
+            self._check_names_answers()
+            for item in (item for pool in self.pools.values() for item in pool[:FEW]):
+                self._expected(item, self._requests(item, None), chat=False)
+        except FitnessError as error:
+            return [Problem(str(error), "", "ask for the probabilities of tasks that name their right answers")]
+        return []
+
+    def _check_names_answers(self) -> None:
+        if self._task.OUTPUT_TYPE == "loglikelihood_rolling":
+            raise FitnessError(f"task {self.key!r} measures whole texts: no answer to them is the right one")
+        if scores_in_its_own_way(self._task):
+            raise FitnessError(f"task {self.key!r} does not say which answers are right: its process_results decides")
 
     def problems(self, tokenizer: Any) -> list[Problem]:
         """Return why this task cannot be run with a tokenizer."""
@@ -180,15 +192,9 @@ class LmEvalTask:
         Raises:
             FitnessError: an id that this task does not have, or NaN in the model's scores.
         """
-        chosen, model = self._chosen(items), resident.lm
-        template = model.apply_chat_template if self._settings.apply_chat_template else None
-        if template and self._rendered_for is not model.tokenizer:
-            self._instances, self._rendered_for = {}, model.tokenizer
-        for item in chosen:
-            if item.id not in self._instances:
-                self._instances[item.id] = self._requests(item, template)
-        groups = [self._instances[item.id] for item in chosen]
-        cut_off = _run(model, [instance for group in groups for instance in group])
+        chosen = self._chosen(items)
+        groups = self._rendered(resident, chosen)
+        cut_off = _run(resident.lm, [instance for group in groups for instance in group])
         self._filter(groups)
         values = self._values(chosen, groups)
         ids = tuple(item.id for item in chosen)
@@ -197,6 +203,35 @@ class LmEvalTask:
         truncated = [any(id(instance) in cut_off for instance in group) for group in groups]
         unextracted = [self._unextracted(group, used_filters) for group in groups]
         return TaskResponses(ids, values, truncated, unextracted)
+
+    def gold(self, resident: Resident, items: Sequence[str]) -> dict[str, float]:
+        """Return the probability that the resident model gives to each item's right answer, in the data's order.
+
+        Args:
+            resident: the model and its tokenizer.
+            items: ids; repetitions and order do not matter.
+
+        Raises:
+            FitnessError: an id that this task does not have, NaN in the model's scores, or a task or item that
+                does not say which answer is right.
+        """
+        self._check_names_answers()
+        chosen, chat = self._chosen(items), self._settings.apply_chat_template
+        groups = zip(chosen, self._rendered(resident, chosen), strict=True)
+        expected = [self._expected(item, group, chat=chat) for item, group in groups]
+        found = probabilities(resident.lm, expected)
+        return {item.id: probability for item, probability in zip(chosen, found, strict=True)}
+
+    def _rendered(self, resident: Resident, items: Sequence[Item]) -> list[list[Instance]]:
+        """Return each item's requests, rendered at their first use and kept."""
+        model = resident.lm
+        template = model.apply_chat_template if self._settings.apply_chat_template else None
+        if template and self._rendered_for is not model.tokenizer:
+            self._instances, self._rendered_for = {}, model.tokenizer
+        for item in items:
+            if item.id not in self._instances:
+                self._instances[item.id] = self._requests(item, template)
+        return [self._instances[item.id] for item in items]
 
     def _chosen(self, items: Sequence[str]) -> list[Item]:
         unknown = [item for item in items if item not in self._items]

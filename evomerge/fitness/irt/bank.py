@@ -1,6 +1,7 @@
 """Item banks: what calibration found of a task's items, kept as two files beside each other.
 
-``NAME.yaml`` says which task, metric and items, and how the bank was made; ``NAME.safetensors`` holds the numbers.
+``NAME.yaml`` says which task, metric, items and models, and how the bank was made; ``NAME.safetensors`` holds the
+numbers: of the items, and the responses that they were found from, by which estimators are judged and weighted.
 """
 
 from __future__ import annotations
@@ -85,6 +86,9 @@ class ItemBank:
         metric: which of the task's metrics the responses are.
         items: their ids, in the order of the parameters' rows.
         parameters: what calibration found.
+        models: names of the models that it was found from.
+        responses: theirs, float64 (models, items), NaN where missing.
+        parents: names of those models of which all others are merges; empty if they are not.
         made: how it was made, for people: model, numbers of models, likelihoods.
     """
 
@@ -92,6 +96,9 @@ class ItemBank:
     metric: str
     items: tuple[str, ...]
     parameters: ItemParameters
+    models: tuple[str, ...]
+    responses: Array
+    parents: tuple[str, ...] = ()
     made: Mapping[str, Any] = field(default_factory=dict)
 
     def require(self, task: str, metric: str, items: Collection[str], where: str = "") -> None:
@@ -119,7 +126,8 @@ class ItemBank:
         """
         header, numbers = bank_files(path)
         header.parent.mkdir(parents=True, exist_ok=True)
-        data = save({name: np.ascontiguousarray(getattr(self.parameters, name)) for name in TENSORS})
+        tensors = {name: np.ascontiguousarray(getattr(self.parameters, name)) for name in TENSORS}
+        data = save({**tensors, "responses": self.responses.astype(np.float32)})
         _replace(numbers, data)
         content = {
             "task": self.task,
@@ -128,6 +136,8 @@ class ItemBank:
             "sha256": sha256(data).hexdigest(),
             "made": dict(self.made),
             "items": list(self.items),
+            "models": list(self.models),
+            "parents": list(self.parents),
         }
         _replace(header, (_HEAD + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)).encode())
         return header, numbers
@@ -141,7 +151,15 @@ class ItemBank:
         """
         header, numbers = bank_files(path)
         content = _part(header, lambda data: yaml.safe_load(data.decode()))
-        kinds = {"task": str, "metric": str, "sha256": str, "items": list, "made": dict}
+        kinds = {
+            "task": str,
+            "metric": str,
+            "sha256": str,
+            "items": list,
+            "models": list,
+            "parents": list,
+            "made": dict,
+        }
         content = content if isinstance(content, dict) else {}
         wrong = [key for key, kind in kinds.items() if not isinstance(content.get(key), kind)]
         if wrong:
@@ -150,19 +168,23 @@ class ItemBank:
             hint = "the two files are written together by evomerge calibrate; move and copy them together"
             raise ConfigError(Problem(f"was not written with {header.name}", str(numbers), hint))
         tensors = _part(numbers, load)
-        missing = [name for name in TENSORS if name not in tensors]
+        missing = [name for name in (*TENSORS, "responses") if name not in tensors]
         if missing:
             raise ConfigError(Problem(f"holds no {', '.join(missing)}", str(numbers)))
         parameters = ItemParameters(*(tensors[name].astype(np.float64) for name in TENSORS))
-        items = tuple(str(item) for item in content["items"])
+        items, models, parents = (tuple(map(str, content[kind])) for kind in ("items", "models", "parents"))
+        responses = tensors["responses"].astype(np.float64)
         problems = parameters.problems(str(numbers))
         if not problems and len(items) != len(parameters):
             problems = [Problem(f"{len(parameters)} items, but {header.name} names {len(items)}", str(numbers))]
+        if not problems and responses.shape != (len(models), len(items)):
+            what = f"responses of shape {responses.shape}, but {header.name} names {len(models)} models"
+            problems = [Problem(what, str(numbers))]
         if len(set(items)) < len(items):
             problems.append(Problem("names some items twice", str(header)))
         if problems:
             raise ConfigError(problems)
-        return cls(content["task"], content["metric"], items, parameters, content["made"])
+        return cls(content["task"], content["metric"], items, parameters, models, responses, parents, content["made"])
 
 
 def bank_files(path: Path) -> tuple[Path, Path]:

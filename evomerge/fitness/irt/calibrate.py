@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -43,8 +43,8 @@ class Calibration:
     converged: bool
     held_out: dict[int, float] = field(default_factory=dict)
 
-    def bank(self, matrix: ResponseMatrix, task: str, metric: str) -> ItemBank:
-        """Return the item bank of a calibration on ``matrix``."""
+    def bank(self, matrix: ResponseMatrix, task: str, metric: str, parents: tuple[str, ...] = ()) -> ItemBank:
+        """Return the item bank of a calibration on ``matrix``; its models but for ``parents`` are merges of these."""
         made: dict[str, Any] = {
             "model": self.model,
             "dimensions": self.parameters.dimensions,
@@ -55,7 +55,7 @@ class Calibration:
         }
         if self.held_out:
             made["held_out_log_likelihood"] = {count: round(value, 6) for count, value in self.held_out.items()}
-        return ItemBank(task, metric, matrix.items, self.parameters, made)
+        return ItemBank(task, metric, matrix.items, self.parameters, matrix.models, matrix.values, parents, made)
 
 
 def calibrate(
@@ -93,11 +93,20 @@ def calibrate(
         held_out = held_out_likelihoods(matrix, seed=seed, device=device, report=tell)
     count = max(held_out, key=lambda tried: held_out[tried], default=1) if dimensions == "auto" else dimensions
     tell(f"fitting {model} to {len(matrix.models)} models × {len(matrix.items)} items")
-    if count == 1:
-        found = quadrature_em.fit(matrix.values, model, device=device)
-        return Calibration(found.parameters, model, found.log_likelihood, found.turns, found.converged, held_out)
-    several = variational.fit(matrix.values, count, device=device)
-    return Calibration(several.parameters, model, several.bound, several.turns, several.converged, held_out)
+    return replace(_fit(matrix.values, model, count, device), held_out=held_out)
+
+
+def refit(bank: ItemBank, responses: Array) -> ItemParameters:
+    """Return the parameters of a bank's items as fitted to other responses, float64 (models, items)."""
+    return _fit(responses, bank.made["model"], bank.parameters.dimensions).parameters
+
+
+def _fit(responses: Array, model: Model, dimensions: int, device: str = "cpu") -> Calibration:
+    if dimensions == 1:
+        found = quadrature_em.fit(responses, model, device=device)
+        return Calibration(found.parameters, model, found.log_likelihood, found.turns, found.converged)
+    several = variational.fit(responses, dimensions, device=device)
+    return Calibration(several.parameters, model, several.bound, several.turns, several.converged)
 
 
 def held_out_likelihoods(

@@ -12,7 +12,9 @@ from evomerge.fitness.irt.bank import ItemBank, ItemParameters
 def bank():
     draw = np.random.default_rng(0)
     parameters = ItemParameters(draw.normal(size=(4, 2)), draw.normal(size=4), np.full(4, 0.1), np.ones(4))
-    return ItemBank("gsm8k", "exact_match,none", ("0-aa", "1-bb", "2-cc", "若-3"), parameters, {"model": "2pl"})
+    responses = np.array([[0.0, 1.0, 0.5, np.nan], [1.0, 1.0, 0.0, 0.0]])
+    items = ("0-aa", "1-bb", "2-cc", "若-3")
+    return ItemBank("gsm8k", "exact_match,none", items, parameters, ("a/b", "c"), responses, ("c",), {"model": "2pl"})
 
 
 @pytest.mark.parametrize("name", ["bank", "bank.yaml", "bank.safetensors", "gsm8k.v2"])
@@ -24,6 +26,8 @@ def test_a_bank_is_read_as_it_was_written(bank, tmp_path, name):
         assert (again.task, again.metric, again.items, again.made) == (bank.task, bank.metric, bank.items, bank.made)
         for part in ("slopes", "intercepts", "lower", "upper"):
             assert np.array_equal(getattr(again.parameters, part), getattr(bank.parameters, part))
+        assert (again.models, again.parents) == (bank.models, bank.parents)
+        assert np.array_equal(again.responses, bank.responses, equal_nan=True)
 
 
 def test_a_bank_written_twice_has_the_same_bytes(bank, tmp_path):

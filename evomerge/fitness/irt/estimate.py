@@ -1,0 +1,230 @@
+"""Estimate: the score on all items, and how far off that may be, from the responses to a few.
+
+The estimators of tinyBenchmarks (Maia Polo et al. 2024, https://arxiv.org/abs/2402.14992) and of MERGE^3 (Mencattini
+et al. 2025, https://arxiv.org/abs/2502.10436), with two things fitted that are constants there. The models that the
+items were calibrated on tell what an estimator's errors are: from them come the share of the weighted responses in
+gp-IRT and gmp-IRT, and the factor by which the response model's own standard errors are too small or too large.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeAlias, get_args
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import expit
+
+from evomerge.fitness.irt.bank import Array, ItemBank, ItemParameters
+from evomerge.fitness.irt.calibrate import refit
+from evomerge.fitness.irt.extract import Subset
+from evomerge.fitness.irt.likelihood import abilities
+from evomerge.fitness.irt.moments import Rows, ScoreMoments
+from evomerge.fitness.irt.variational import predict
+
+Kind: TypeAlias = Literal["raw", "anchor", "p-irt", "gp-irt", "mp-irt", "gmp-irt"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+FOLDS, FEW, MANY = 5, 200, 1000
+PRIOR_ERRORS = 4  # models' worth of belief in the response model's standard errors, and in a share of a half
+COEFFICIENT_SCALE = 1.0  # of the normal prior on mp-IRT's coefficients, around 1 / parents
+_STEPS = 50
+_MERGED = ("mp-irt", "gmp-irt")
+
+
+class Estimates(NamedTuple):
+    """Scores of models and their standard errors, float64 (models,) each."""
+
+    values: Array
+    standard_errors: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Estimator:
+    """One way to estimate the score on all items of a bank.
+
+    Attributes:
+        kind: ``raw`` is the mean response, ``anchor`` the weighted one, ``p-irt`` the mean of the responses seen and
+            the expected others at the ability that was estimated from them, ``mp-irt`` the same at the most likely
+            linear combination of the parents' abilities; ``gp-irt`` and ``gmp-irt`` lie between these and ``anchor``.
+        parameters: of all items.
+        subset: the items asked.
+        parents: the parents' abilities, float64 (parents, dimensions); for mp-IRT and gmp-IRT.
+        share: of ``anchor`` in gp-IRT and gmp-IRT, in [0, 1].
+        inflation: what the response model's variances are multiplied by.
+    """
+
+    kind: Kind
+    parameters: ItemParameters
+    subset: Subset
+    parents: Array | None = None
+    share: float = 0.5
+    inflation: float = 1.0
+
+    def __call__(self, values: Array) -> Estimates:
+        """Return the estimated scores of models from their responses to the subset, float64 (models, items chosen)."""
+        parts = self.parts(values)
+        return Estimates(np.clip(parts.mixed(self.kind, self.share), 0, 1), np.sqrt(self.inflation * parts.variances))
+
+    def parts(self, values: Array) -> _Parts:
+        """Return what the kinds of estimates are made of."""
+        merged = self.parents if self.kind in _MERGED else None
+        scores, variances = expected_scores(self.parameters, self.subset.rows, values, merged)
+        return _Parts(values.mean(1), values @ self.subset.weights + self.subset.offset, scores, variances)
+
+
+class _Parts(NamedTuple):
+    raw: Array
+    anchors: Array
+    scores: Array
+    variances: Array
+
+    def mixed(self, kind: Kind, share: float) -> Array:
+        of_anchors = {"raw": 0.0, "anchor": 1.0, "p-irt": 0.0, "mp-irt": 0.0}.get(kind, share)
+        return self.raw if kind == "raw" else self.scores + of_anchors * (self.anchors - self.scores)
+
+
+def fit_estimator(kind: Kind, bank: ItemBank, subset: Subset, parents: Array | None = None) -> Estimator:
+    """Return an estimator with its share and inflation fitted to the models that the bank was made from.
+
+    Where these are fewer than ``FEW``, each model's errors are those under parameters and weights that were fitted
+    without it, in ``FOLDS`` folds. Only models that are merges of the parents say something of mp-IRT's errors; if the
+    bank has none, those of p-IRT stand for them.
+
+    Args:
+        kind: of the estimator.
+        bank: the items and the models they were calibrated on.
+        subset: the items asked, with their weights.
+        parents: the parents' responses to all items, float64 (parents, items); for mp-IRT and gmp-IRT.
+    """
+    return fit_estimators([kind], bank, subset, parents)[kind]
+
+
+def fit_estimators(
+    kinds: Sequence[Kind], bank: ItemBank, subset: Subset, parents: Array | None = None
+) -> dict[Kind, Estimator]:
+    """Return several kinds of estimators for the work of about one; see `fit_estimator`."""
+    within = parents if bank.parents and set(kinds) & set(_MERGED) else None
+    judged = np.array([within is None or name not in bank.parents for name in bank.models])
+    truth: list[Array] = []
+    found: dict[bool, list[_Parts]] = {True: [], False: []}
+    for train, test in _folds(judged):
+        parameters, chosen = bank.parameters, subset
+        if len(train) < len(judged):
+            parameters = refit(bank, bank.responses[train])
+            if subset.fitted:
+                moments = ScoreMoments.of(parameters, completed(parameters, bank.responses[train]))
+                chosen = Subset(subset.rows, *moments.weights(subset.rows), fitted=True)
+        responses = completed(parameters, bank.responses[test])
+        truth.append(responses.mean(1))
+        for merged in (False, True) if within is not None else (False,):
+            basis = abilities(parameters, within).means if within is not None and merged else None
+            like = Estimator("mp-irt" if merged else "p-irt", parameters, chosen, basis)
+            found[merged].append(like.parts(responses[:, subset.rows]))
+    known = np.concatenate(truth)
+    parts = {
+        merged: _Parts(*(np.concatenate(part) for part in zip(*lists, strict=True)))
+        for merged, lists in found.items()
+        if lists
+    }
+    own = None if parents is None else abilities(bank.parameters, parents).means
+    return {
+        kind: Estimator(
+            kind, bank.parameters, subset, own, *_fitted(kind, known, parts.get(kind in _MERGED, parts[False]))
+        )
+        for kind in kinds
+    }
+
+
+def _fitted(kind: Kind, known: Array, parts: _Parts) -> tuple[float, float]:
+    """Return the share that errs least, and how much larger squared errors are than variances."""
+    gaps, errors = parts.anchors - parts.scores, known - parts.scores
+    belief = PRIOR_ERRORS * gaps.var() + 1e-12
+    share = float(np.clip((gaps @ errors + 0.5 * belief) / (gaps @ gaps + belief), 0, 1))
+    squares = np.square(parts.mixed(kind, share) - known) / np.maximum(parts.variances, 1e-12)
+    return share, float((squares.sum() + PRIOR_ERRORS) / (len(squares) + PRIOR_ERRORS))
+
+
+def _folds(judged: npt.NDArray[np.bool_]) -> list[tuple[Rows, Rows]]:
+    """Return (models to fit, models to judge) in turn: all at once where they are many."""
+    models, some = np.arange(len(judged)), np.flatnonzero(judged)
+    if len(some) >= FEW:
+        return [(models, some[:: math.ceil(len(some) / MANY)])]
+    shuffled = np.random.default_rng(0).permutation(some)
+    return [(np.setdiff1d(models, part), part) for part in np.array_split(shuffled, FOLDS) if len(part)]
+
+
+def expected_scores(
+    parameters: ItemParameters, rows: Rows, values: Array, parents: Array | None = None
+) -> tuple[Array, Array]:
+    """Return p-IRT's scores (or, given the parents' abilities, mp-IRT's) and their variances, (models,) each.
+
+    The variance is that of the ability, by its effect on the expected score, and of the responses not seen.
+
+    Args:
+        parameters: of all items.
+        rows: of the items that were asked.
+        values: the responses to them, float64 (models, items asked) in [0, 1].
+        parents: float64 (parents, dimensions).
+    """
+    asked, count = parameters.chosen(rows), len(parameters)
+    if parents is None:
+        found = abilities(asked, values)
+        means, covariances = found.means, found.covariances
+    else:
+        means, covariances = merged_abilities(asked, values, parents)
+    logistic = predict(parameters, means, covariances)
+    chance = parameters.lower + (parameters.upper - parameters.lower) * logistic
+    slope = (parameters.upper - parameters.lower) * logistic * (1 - logistic)
+    chance[:, rows], slope[:, rows] = values, 0
+    unseen = chance * (1 - chance)
+    unseen[:, rows] = 0
+    gradient = slope @ parameters.slopes / count
+    variances = np.einsum("md,mde,me->m", gradient, covariances, gradient) + unseen.sum(1) / count**2
+    return chance.mean(1), variances
+
+
+def merged_abilities(asked: ItemParameters, values: Array, parents: Array) -> tuple[Array, Array]:
+    """Return models' abilities Σ λ θ, (models, dimensions), and covariances, (models, dimensions, dimensions).
+
+    The coefficients λ of the parents' abilities θ are the most likely ones under a wide normal prior (without which
+    responses that are all right would send them to infinity), neither positive nor summing to 1; their uncertainty is
+    Laplace's. MERGE^3's equation 5 with this prior.
+
+    Args:
+        asked: parameters of the items asked.
+        values: responses to them, float64 (models, items asked) in [0, 1].
+        parents: float64 (parents, dimensions).
+    """
+    design = asked.slopes @ parents.T  # (items, parents)
+    count = len(parents)
+    centre = np.full(count, 1 / count)
+    weights = np.tile(centre, (len(values), 1))
+    span = asked.upper - asked.lower
+    for _ in range(_STEPS):
+        logistic = expit(weights @ design.T + asked.intercepts)
+        chance = asked.lower + span * logistic
+        rate = span * logistic * (1 - logistic)
+        spread = np.maximum(chance * (1 - chance), 1e-12)
+        gradient = (rate / spread * (values - chance)) @ design - (weights - centre) / COEFFICIENT_SCALE**2
+        precision = np.einsum("mi,ip,iq->mpq", rate**2 / spread, design, design)
+        precision += np.eye(count) / COEFFICIENT_SCALE**2
+        step = np.linalg.solve(precision, gradient[:, :, None])[:, :, 0]
+        step /= np.maximum(1, np.linalg.norm(step, axis=1, keepdims=True))
+        weights = weights + step
+        if np.abs(step).max() < 1e-8:
+            break
+    return weights @ parents, np.einsum("pd,mpq,qe->mde", parents, np.linalg.inv(precision), parents)
+
+
+def completed(parameters: ItemParameters, responses: Array) -> Array:
+    """Return responses with what is missing filled in by its expectation."""
+    missing = np.isnan(responses)
+    if not missing.any():
+        return responses
+    found = abilities(parameters, responses)
+    chance = predict(parameters, found.means, found.covariances)
+    filled: Array = np.where(missing, parameters.lower + (parameters.upper - parameters.lower) * chance, responses)
+    return filled
