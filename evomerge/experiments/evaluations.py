@@ -11,11 +11,12 @@ import json
 import math
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, Protocol, get_args
 
+from evomerge.errors import WorkerError
 from evomerge.experiments.confirmation import shares
 from evomerge.experiments.journal import Trial
 from evomerge.experiments.loop import Candidate
@@ -29,63 +30,122 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 POLL_SECONDS = 0.5
 
 
+class Scored(NamedTuple):
+    """Objectives, and the standard errors of those that are estimated."""
+
+    objectives: dict[str, float]
+    standard_errors: dict[str, float]
+
+
+class Asked(NamedTuple):
+    """What a recipe is asked: items to respond to, and items whose soft responses are wanted, by task."""
+
+    items: Mapping[str, Sequence[str]]
+    gold: Mapping[str, Sequence[str]]
+
+
+# From the responses so far (None before the first) to what to ask next; None when they are enough.
+Asking = Callable[[Responses | None], Asked | None]
+
+
+class Plan(Protocol):
+    """What the recipes of one part of a run are asked, and how that is scored."""
+
+    @property
+    def name(self) -> str:
+        """Of the part: a folder's name."""
+
+    @property
+    def digest(self) -> str:
+        """Differs where other items may be asked; responses stored under another digest are not used."""
+
+    def begin(self) -> Asking:
+        """Return what decides on the items of the recipe started now."""
+
+    def score(self, responses: Responses) -> Scored:
+        """Return the objectives of a recipe with these responses."""
+
+
+@dataclass(frozen=True)
+class FixedPlan:
+    """The same items for every recipe.
+
+    Args:
+        name: of the part of the run.
+        fitness: scores responses.
+        asked: the items.
+    """
+
+    name: str
+    fitness: Fitness
+    asked: Asked
+
+    @property
+    def digest(self) -> str:
+        """Of the items."""
+        return digest(*self.asked)
+
+    def begin(self) -> Asking:
+        """Return a function that asks once."""
+        return lambda responses: self.asked if responses is None else None
+
+    def score(self, responses: Responses) -> Scored:
+        """Return the exact objectives."""
+        return Scored(self.fitness.score(responses), {})
+
+
 class ResponseStore:
-    """The ``responses/`` folder: one JSON file per recipe and split.
+    """A folder of responses: one JSON file per recipe.
 
     Args:
         folder: the folder.
-        digests: split to a digest of its items; a file made with other items is not used.
+        digest: of the items that may be asked; a file made with others is not used. None takes any.
     """
 
-    def __init__(self, folder: Path, digests: Mapping[str, str]) -> None:
-        self._folder, self._digests = folder, digests
+    def __init__(self, folder: Path, digest: str | None = None) -> None:
+        self._folder, self._digest = folder, digest
 
-    def read(self, split: Split, recipe_hash: str) -> Outcome | None:
+    def read(self, recipe_hash: str) -> Outcome | None:
         """Return the stored outcome, or None."""
         try:
-            data = json.loads(self._path(split, recipe_hash).read_text(encoding="utf-8"))
-            return Outcome(**data["outcome"]) if data["items"] == self._digests[split] else None
+            data = json.loads(self._path(recipe_hash).read_text(encoding="utf-8"))
+            return Outcome(**data["outcome"]) if self._digest in (None, data["items"]) else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def write(self, split: Split, recipe_hash: str, outcome: Outcome) -> None:
+    def write(self, recipe_hash: str, outcome: Outcome) -> None:
         """Store a successful outcome, in one step."""
-        write_json(self._path(split, recipe_hash), {"items": self._digests[split], "outcome": asdict(outcome)})
+        write_json(self._path(recipe_hash), {"items": self._digest, "outcome": asdict(outcome)})
 
-    def _path(self, split: Split, recipe_hash: str) -> Path:
-        return self._folder / split / f"{recipe_hash}.json"
+    def _path(self, recipe_hash: str) -> Path:
+        return self._folder / f"{recipe_hash}.json"
 
 
 class Evaluations:
-    """Asks the pool for evaluations on one split's items, and remembers them (an ``Evaluator`` of the loop).
+    """Asks the pool for evaluations by one plan, and remembers them (an ``Evaluator`` of the loop).
 
     Args:
         pool: returns the workers, built when first needed.
-        fitness: scores responses.
-        store: where responses are kept.
-        split: which items.
+        plan: which items, and how they are scored.
+        folder: the run's responses.
     """
 
-    def __init__(
-        self,
-        pool: Callable[[], Pool],
-        fitness: Fitness,
-        store: ResponseStore,
-        split: Split,
-    ) -> None:
-        self._pool, self._fitness, self._store, self._split = pool, fitness, store, split
-        self._items = fitness.items(split)
-        self._pending: set[str] = set()
+    def __init__(self, pool: Callable[[], Pool], plan: Plan, folder: Path) -> None:
+        self._pool, self._plan = pool, plan
+        self._store = ResponseStore(folder / plan.name, plan.digest)
+        self._pending: dict[str, _Pending] = {}
         self._failed: dict[str, Outcome] = {}
         self._asked: set[str] = set()
 
     def start(self, recipe: Recipe) -> None:
         """Begin to evaluate ``recipe``, unless its responses are known or on their way."""
-        key = recipe.hash
-        if key in self._pending or key in self._failed or self._store.read(self._split, key) is not None:
+        key, asking = recipe.hash, self._plan.begin()
+        if key in self._pending or key in self._failed or self._store.read(key) is not None:
             return
-        self._pending.add(key)
-        self._pool().submit(key, write_recipe(recipe), self._items)
+        first = asking(None)
+        assert first is not None, "a plan asks something"
+        self._pending[key] = _Pending(write_recipe(recipe), asking)
+        self._pool().submit(key, self._pending[key].recipe_yaml, *first)
 
     def recall(self, trials: Sequence[Trial]) -> None:
         """Take note of the journal's trials: a recipe that failed then has failed now too."""
@@ -101,6 +161,17 @@ class Evaluations:
                 self._receive(*finished)
         return self._failed.get(key) or self._stored(recipe)
 
+    def responses(self, recipe: Recipe) -> Responses:
+        """Wait for the recipe's evaluation and return its responses.
+
+        Raises:
+            WorkerError: it failed.
+        """
+        outcome = self.outcome(recipe)
+        if outcome.responses is None:
+            raise WorkerError(f"a recipe could not be evaluated:\n{outcome.error}")
+        return Responses.from_json(outcome.responses)
+
     def finish(self, candidate: Candidate) -> Trial:
         """Wait for the candidate's evaluation and return it as a trial; a failure is a trial without objectives."""
         return self.trial(candidate.number, candidate.genome, candidate.recipe)
@@ -108,19 +179,23 @@ class Evaluations:
     def trial(self, number: int, genome: Genome, recipe: Recipe) -> Trial:
         """Wait for the recipe's evaluation and return it as trial ``number``."""
         key, outcome = recipe.hash, self.outcome(recipe)
-        cached, error, objectives = key in self._asked, outcome.error, None
+        cached, error = key in self._asked, outcome.error
+        scored: Scored | None = None
         truncated: dict[str, float] = {}
         unextracted: dict[str, float] = {}
+        items: dict[str, int] = {}
         self._asked.add(key)
         if outcome.responses is not None:
             responses = Responses.from_json(outcome.responses)
-            objectives, error = self._score(responses)
+            scored, error = self._score(responses)
             truncated, unextracted = shares(responses, "truncated"), shares(responses, "unextracted")
+            items = {task: len(found.items) for task, found in responses.tasks.items()}
         now = datetime.now()
         return Trial(
             number=number,
             genome=dict(genome),
-            objectives=objectives,
+            objectives=None if scored is None else scored.objectives,
+            standard_errors={} if scored is None else scored.standard_errors,
             recipe_hash=key,
             error=error,
             seconds=outcome.seconds,
@@ -130,36 +205,76 @@ class Evaluations:
             worker=outcome.worker,
             device=outcome.device,
             batch_size=outcome.batch_size,
+            items=items,
             truncated=truncated,
             unextracted=unextracted,
             started=now - timedelta(seconds=outcome.seconds),
             finished=now,
         )
 
-    def _score(self, responses: Responses) -> tuple[dict[str, float] | None, str | None]:
+    def _score(self, responses: Responses) -> tuple[Scored | None, str | None]:
         """Return the objectives, or None and why they cannot be computed (a metric of a broken merge may overflow)."""
         try:
-            objectives = self._fitness.score(responses)
+            scored = self._plan.score(responses)
         except Exception:
             return None, traceback.format_exc()
-        unusable = [name for name, value in objectives.items() if not math.isfinite(value)]
-        return (None, f"not a finite number: {', '.join(unusable)}") if unusable else (objectives, None)
+        unusable = [name for name, value in scored.objectives.items() if not math.isfinite(value)]
+        return (None, f"not a finite number: {', '.join(unusable)}") if unusable else (scored, None)
 
     def _receive(self, key: str, outcome: Outcome) -> None:
+        """Take in what came back for a recipe, and ask for more of it, or be done with it."""
+        pending = self._pending[key]
         if outcome.responses is None:
             self._failed[key] = outcome
+            del self._pending[key]
+            return
+        if pending.outcome is not None:
+            outcome = joined(pending.outcome, outcome)
+        try:
+            more = pending.asking(Responses.from_json(outcome.responses or ""))
+        except Exception:
+            self._failed[key] = replace(outcome, responses=None, error=traceback.format_exc())
+            del self._pending[key]
+            return
+        if more is None:
+            self._store.write(key, outcome)
+            del self._pending[key]
+            self._pool().dispatch()
         else:
-            self._store.write(self._split, key, outcome)
-        self._pending.discard(key)
+            pending.outcome = outcome
+            self._pool().submit(key, pending.recipe_yaml, *more, ahead=True)
 
     def _stored(self, recipe: Recipe) -> Outcome:
-        outcome = self._store.read(self._split, recipe.hash)
+        outcome = self._store.read(recipe.hash)
         if outcome is None:
             raise LookupError(f"no stored responses of recipe {recipe.hash}")
         return outcome
 
 
-def digest(items: Mapping[str, Sequence[str]]) -> str:
+@dataclass
+class _Pending:
+    """A recipe on its way: what decides on its items, and what came back so far."""
+
+    recipe_yaml: str
+    asking: Asking
+    outcome: Outcome | None = None
+
+
+def joined(first: Outcome, more: Outcome) -> Outcome:
+    """Return two successful outcomes of one recipe, on different items, as one."""
+    responses = Responses.from_json(first.responses or "").with_more(Responses.from_json(more.responses or ""))
+    return replace(
+        more,
+        responses=responses.to_json(),
+        seconds=first.seconds + more.seconds,
+        merge_seconds=first.merge_seconds + more.merge_seconds,
+        forward_seconds=first.forward_seconds + more.forward_seconds,
+    )
+
+
+def digest(items: Mapping[str, Sequence[str]], gold: Mapping[str, Sequence[str]] | None = None) -> str:
     """Return a short hash of the items asked, their order included."""
     canonical: Any = {task: list(names) for task, names in sorted(items.items())}
+    if gold:
+        canonical = [canonical, {task: list(names) for task, names in sorted(gold.items())}]
     return hashlib.sha256(json.dumps(canonical).encode()).hexdigest()[:16]

@@ -130,13 +130,17 @@ def _verify(folder: RunFolder, out: Path, recipe: Recipe, prepared: Prepared, fa
     model, tokenizer = verify_loads(out)
     if facts["placement"]["device"] == "cuda" and torch.cuda.is_available():
         model = model.to("cuda")
-    store, checked = ResponseStore(folder.responses, facts["identity"]["items"]), 0
+    checked = 0
     for split in SPLITS:
-        stored = store.read(split, recipe.hash)
+        stored = ResponseStore(folder.responses / split).read(recipe.hash)
         if stored is None or stored.responses is None:
             continue
         trial = Responses.from_json(stored.responses)
-        exported = prepared.fitness.evaluate(model, tokenizer, prepared.fitness.items(split))
+        known = {task: prepared.fitness.known_items(task) for task in trial.tasks}
+        if gone := [task for task, part in trial.tasks.items() if not known[task].issuperset(part.items)]:
+            raise ExportError(f"the items of {gone[0]} have changed since the run: restore them, or start a new run")
+        asked = {task: part.items for task, part in trial.tasks.items()}
+        exported = prepared.fitness.evaluate(model, tokenizer, asked)
         checked += _compare(trial, exported, out, rounded=_is_rounded(recipe, prepared.dtype))
     return checked
 
@@ -157,10 +161,9 @@ def _compare(trial: Responses, exported: Responses, out: Path, *, rounded: bool)
     """
     count = 0
     for task, part in trial.tasks.items():
-        if part.items != exported.tasks[task].items:
-            raise ExportError(f"the items of {task} have changed since the run: restore them, or start a new run")
+        place = {item: n for n, item in enumerate(exported.tasks[task].items)}
         for metric, values in part.values.items():
-            others = exported.tasks[task].values[metric]
+            others = [exported.tasks[task].values[metric][place[item]] for item in part.items]
             pairs = zip(part.items, values, others, strict=True)
             differing = [item for item, trial_value, value in pairs if not _equal(trial_value, value)]
             if differing and not (rounded and _is_rounding(values, others, len(differing))):

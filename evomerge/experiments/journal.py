@@ -31,7 +31,10 @@ PREFIX = "evomerge:"
 
 @dataclass(frozen=True)
 class Trial:
-    """One proposed and evaluated genome. ``objectives`` is None when the trial failed; times are in seconds."""
+    """One proposed and evaluated genome. ``objectives`` is None when the trial failed; times are in seconds.
+
+    ``standard_errors`` are those of estimated objectives; ``items`` tells how many of each task were asked.
+    """
 
     number: int
     genome: dict[str, Value]
@@ -45,6 +48,8 @@ class Trial:
     worker: str = ""
     device: str = ""
     batch_size: int = 0
+    standard_errors: dict[str, float] = field(default_factory=dict)
+    items: dict[str, int] = field(default_factory=dict)
     truncated: dict[str, float] = field(default_factory=dict)
     unextracted: dict[str, float] = field(default_factory=dict)
     started: datetime | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -20,6 +20,8 @@ from evomerge.errors import CheckpointError, ConfigError, EvomergeError, Problem
 from evomerge.experiments import fronts
 from evomerge.experiments.schema import ExperimentConfig
 from evomerge.fitness import Fitness
+from evomerge.fitness.estimation import estimate_problems, open_banks
+from evomerge.fitness.irt.bank import ItemBank
 from evomerge.merging import Parents, check_recipe
 from evomerge.merging.paths import path_problems
 from evomerge.merging.tokenizer_files import merged_tokenizer
@@ -40,6 +42,7 @@ class Prepared:
 
     ``dtype`` is that of every merged model, in memory and exported. ``donor`` is the model that gives configuration and
     tokenizer, in memory and exported. ``like`` is one of the recipes to come: they differ in their numbers only.
+    ``banks`` are those that the experiment names, by objective.
     """
 
     experiment: ExperimentConfig
@@ -51,6 +54,7 @@ class Prepared:
     dtype: str
     donor: str
     like: Recipe
+    banks: Mapping[str, ItemBank] | None = None
 
     def searcher(self, trials: int) -> Searcher:
         """Return a fresh searcher, as it was before the first trial."""
@@ -113,12 +117,28 @@ def prepare(experiment: ExperimentConfig, *, out: Path | None = None) -> Prepare
             problems,
             lambda: build_searcher(experiment.searcher, space.genes, objectives, experiment.budget.trials, []),
         )
+    banks = _attempt(problems, lambda: _banks(fitness, experiment)) if fitness else None
     if fitness and out:
         problems += _disk(out, fitness, experiment.budget.trials)
     if problems or parents is None or fitness is None or space is None or like is None:
         raise ConfigError(list(dict.fromkeys(problems)))
     warnings = tuple(str(problem) for problem in fitness.warnings)
-    return Prepared(experiment, parents, fitness, space, objectives, warnings, dtype, donor, like)
+    return Prepared(experiment, parents, fitness, space, objectives, warnings, dtype, donor, like, banks)
+
+
+def _banks(fitness: Fitness, experiment: ExperimentConfig) -> Mapping[str, ItemBank] | None:
+    """Return the banks that the experiment names, after checking that its objectives can be estimated."""
+    estimate = experiment.fitness.estimate
+    if estimate is None:
+        return None
+
+    def where(field: str) -> str:
+        return experiment.where(("fitness", *field.split(".")))
+
+    problems = estimate_problems(fitness, estimate, where)
+    if problems:
+        raise ConfigError(problems)
+    return open_banks(fitness, estimate, where("estimate.bank"))
 
 
 def not_finite(parents: Parents) -> list[Problem]:

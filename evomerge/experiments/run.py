@@ -14,20 +14,23 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import EvomergeError, RunError, WorkerError
-from evomerge.experiments import fronts, hybrid, run_folder
+from evomerge.experiments import calibration, fronts, hybrid, run_folder
 from evomerge.experiments.confirmation import Answered, Confirmation, confirm, read_confirmation
-from evomerge.experiments.evaluations import SPLITS, Evaluations, ResponseStore, digest
+from evomerge.experiments.evaluations import SPLITS, Asked, Evaluations, FixedPlan, digest
 from evomerge.experiments.export_run import choose, export
 from evomerge.experiments.front_file import write_front
 from evomerge.experiments.interrupts import Interrupts, watched
 from evomerge.experiments.journal import Journal, Trial
 from evomerge.experiments.loop import AllFailed, search
 from evomerge.experiments.preflight import Prepared, prepare
+from evomerge.experiments.racing import EstimatedPlan
 from evomerge.experiments.run_folder import RunFolder
 from evomerge.experiments.schema import ExperimentConfig, write_experiment
 from evomerge.experiments.summarise import objective_infos, reference_rows
 from evomerge.experiments.tracker import Tracker, row
 from evomerge.fitness import Responses, Split
+from evomerge.fitness.estimation import Estimation, estimation, soft_items
+from evomerge.fitness.estimation import read as read_estimation
 from evomerge.merging.statistics import Statistics
 from evomerge.recipes import Recipe, write_recipe
 from evomerge.reports.progress import Display
@@ -104,7 +107,8 @@ def _undo(folder: RunFolder, existed: bool) -> None:
     if not existed:
         shutil.rmtree(folder.path)
         return
-    shutil.rmtree(folder.responses, ignore_errors=True)
+    for made in (folder.responses, folder.banks):
+        shutil.rmtree(made, ignore_errors=True)
     for path in (folder.experiment, folder.journal, folder.front):
         path.unlink(missing_ok=True)
 
@@ -217,7 +221,9 @@ def _carry_on(folder: RunFolder, prepared: Prepared, display: Display, ray_addre
     ):
         facts = _facts(folder, journal, prepared, workers, display)
         run = _Run(folder, prepared, journal, workers, display, interrupts, facts)
-        tracker = run.search(run.references())
+        references = run.references()
+        run.calibrate()
+        tracker = run.search(references)
         done, budget = len(tracker.trials), experiment.budget.trials
         if done < budget or (interrupts.stopping() and read_confirmation(folder.confirmation) is None):
             display.finished(f"stopped after {done} of {budget} trials")
@@ -242,10 +248,43 @@ class _Run:
     ) -> None:
         self.folder, self.prepared, self.journal, self.workers = folder, prepared, journal, workers
         self.display, self.interrupts, self.facts = display, interrupts, facts
-        self.store = ResponseStore(folder.responses, facts["identity"]["items"])
+        self.estimate = prepared.experiment.fitness.estimate
+        self.estimation: Estimation | None = None
 
     def evaluations(self, split: Split) -> Evaluations:
-        return Evaluations(self.workers.pool, self.prepared.fitness, self.store, split)
+        """Return evaluations on all items of a split; those of the search lie apart if trials are asked fewer."""
+        fitness, estimated = self.prepared.fitness, self.estimate is not None and split == "search"
+        soft = soft_items(fitness, self.estimate) if estimated and self.estimate else {}
+        plan = FixedPlan("calibration" if estimated else split, fitness, Asked(fitness.items(split), soft))
+        return Evaluations(self.workers.pool, plan, self.folder.responses)
+
+    def calibrate(self) -> None:
+        """Choose the items that trials are asked, and fit how their scores are estimated, once."""
+        if self.estimate is None:
+            return
+        fitness = self.prepared.fitness
+        names = [objective.name for objective in fitness.objectives]
+        recorded = self.journal.facts().get("estimation")
+        if recorded is not None:
+            banks = calibration.read_banks(self.folder.banks, names)
+            self.estimation = read_estimation(fitness, banks, recorded, self.estimate)
+            return
+        evaluations, stopping = self.evaluations("search"), self.interrupts.stopping
+        kinds = {name: kind for name, (kind, _) in self.prepared.reference_recipes.items()}
+        recipes = {name: recipe for name, (_, recipe) in self.prepared.reference_recipes.items()}
+        banks = dict(self.prepared.banks or {})
+        if not banks:
+            merges = calibration.random_merges(self.prepared, self.estimate.calibration)
+            self.display.note(f"calibrating items: {len(merges)} random merges on all search items")
+            recipes |= merges
+        found = calibration.gather(recipes, evaluations, self.display.note, stopping)
+        parents = [name for name in found if kinds.get(name) in ("parent", "base")]
+        if not banks:
+            banks = calibration.make_banks(fitness, found, parents, self.estimate.calibration)
+        self.estimation = estimation(fitness, banks, {name: found[name] for name in parents}, self.estimate)
+        calibration.write_banks(self.folder.banks, banks)
+        self.journal.note("calibration", sorted(found))
+        self.journal.note("estimation", self.estimation.to_json())
 
     def references(self) -> list[dict[str, Any]]:
         """Score the base, the parents and the uniform merge on the search items, once."""
@@ -287,8 +326,12 @@ class _Run:
             experiment.name, objective_infos(self.facts), budget, len(recorded), reference_rows(references)
         )
 
+        evaluations, race = self.trial_evaluations()
+
         def told(trial: Trial, in_flight: int) -> None:
             changed = tracker.add(trial)
+            if race is not None:
+                race.told(trial)
             replaying = trial.number < len(recorded) - 1
             if changed and not replaying:
                 self.write_front(tracker, None)
@@ -302,7 +345,6 @@ class _Run:
             all_failed.check(trial, last=trial.number == budget - 1)
 
         tracker.start_clock()
-        evaluations = self.evaluations("search")
         evaluations.recall(recorded)
         search(
             self.prepared.searcher(budget),
@@ -319,6 +361,13 @@ class _Run:
         of_this = confirmation is not None and confirmation.run_trials == len(tracker.trials)
         self.write_front(tracker, confirmation if of_this else None)
         return tracker
+
+    def trial_evaluations(self) -> tuple[Evaluations, EstimatedPlan | None]:
+        """Return the evaluations of trials, and what races them if they are estimated."""
+        if self.estimation is None:
+            return self.evaluations("search"), None
+        plan = EstimatedPlan(self.prepared.fitness, self.estimation, self.prepared.objectives)
+        return Evaluations(self.workers.pool, plan, self.folder.responses), plan
 
     def confirm(self, tracker: Tracker) -> Confirmation:
         """Evaluate the front and the reference models on the confirmation items, and pick."""
@@ -401,13 +450,16 @@ def _facts(
 def _settings(prepared: Prepared, donor: str) -> dict[str, str]:
     """Return digests of everything else that a trial's result depends on, named for messages."""
     experiment = prepared.experiment
+    unused = {"estimate"} if experiment.fitness.estimate is None else None
     settings: dict[str, Any] = {
         "the objectives": [_objective(o) for o in prepared.fitness.objectives],
-        "the fitness settings": experiment.fitness.model_dump(mode="json"),
+        "the fitness settings": experiment.fitness.model_dump(mode="json", exclude=unused),
         "the search space": experiment.search_space.model_dump(mode="json"),
         "the searcher": experiment.searcher.model_dump(mode="json"),
         "the dtype": prepared.dtype,
     }
+    for name, bank in (prepared.banks or {}).items():
+        settings[f"the item bank of {name}"] = bank.fingerprint
     if experiment.merge.fields:
         settings["the merge settings"] = experiment.merge.model_dump(mode="json")
     if experiment.merge.statistics:

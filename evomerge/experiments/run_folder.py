@@ -3,6 +3,7 @@
 experiment.yaml   the resolved experiment        journal.log    one line a finished trial
 front.jsonl       the front, kept current        responses/     per-item responses of every evaluation
 confirmation.json the front on unseen items      report.html    model/   after ``evomerge export``
+banks/            item banks, where scores are estimated from a few items
 parameter-space/  the run of a hybrid experiment's first stage
 """
 
@@ -48,6 +49,10 @@ class RunFolder:
     @property
     def responses(self) -> Path:
         return self.path / "responses"
+
+    @property
+    def banks(self) -> Path:
+        return self.path / "banks"
 
     @property
     def confirmation(self) -> Path:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator,
 
 from evomerge import library
 from evomerge.errors import ConfigError, Problem
+from evomerge.fitness.irt.bank import bank_files
 from evomerge.fitness.objectives import FitnessConfig
 from evomerge.recipes import ActivationRelaxation, Alignment, TokenizerSettings, yaml
 from evomerge.search_spaces import SearchSpaceConfig, read_search_space
@@ -215,14 +216,19 @@ def absolute(reference: str, folder: Path) -> str:
 
 
 def anchored(fitness: FitnessConfig, folder: Path) -> FitnessConfig:
-    """Make the paths of task files and of functions' files absolute."""
+    """Make the paths of task files, of functions' files and of item banks absolute."""
     objectives = tuple(
         objective.model_copy(
             update={"task": _file(objective.task, folder), "function": _module(objective.function, folder)}
         )
         for objective in fitness.objectives
     )
-    return fitness.model_copy(update={"objectives": objectives})
+    estimate = fitness.estimate
+    if estimate is not None and estimate.bank is not None:
+        beside = folder / Path(estimate.bank).expanduser()
+        if beside.exists() or bank_files(beside)[0].exists():
+            estimate = estimate.model_copy(update={"bank": str(beside.resolve())})
+    return fitness.model_copy(update={"objectives": objectives, "estimate": estimate})
 
 
 def located(merge: MergeConfig, folder: Path) -> MergeConfig:

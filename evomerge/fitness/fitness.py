@@ -176,6 +176,10 @@ class Fitness:
             chosen[key] = choose(task.pools[split], cap, self.config.seed)
         return chosen
 
+    def known_items(self, task: str) -> frozenset[str]:
+        """Return the ids of all items of a task, by its key, of whichever split."""
+        return frozenset(item.id for pool in self._tasks[task].pools.values() for item in pool)
+
     def prompts(self, tokenizer: Any = None) -> dict[str, str]:
         """Return the first rendered prompt of each task; chat templates need a tokenizer to be applied."""
         with isolated(self.config.seed):

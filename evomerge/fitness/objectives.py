@@ -9,6 +9,8 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from evomerge.fitness.estimate_config import EstimateConfig
+
 Direction: TypeAlias = Literal["maximize", "minimize"]
 Split: TypeAlias = Literal["search", "confirmation"]
 TASK_ONLY = ("filter", "num_fewshot", "apply_chat_template", "system_instruction", "gen_kwargs", "items")
@@ -88,6 +90,7 @@ class FitnessConfig(BaseModel):
     confirmation_items: int | None = Field(default=None, ge=1)
     confirmation_share: float = Field(default=0.5, gt=0.0, lt=1.0)
     seed: int = 0
+    estimate: EstimateConfig | None = None
 
 
 @dataclass(frozen=True)

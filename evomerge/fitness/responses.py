@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeAlias
 
 # A number for most metrics; metrics over a whole corpus (F1, perplexity) keep the pair they aggregate.
@@ -29,6 +29,19 @@ class TaskResponses:
     truncated: list[bool] | None = None
     unextracted: list[bool] | None = None
     gold: dict[str, float] | None = None
+
+    def with_more(self, more: TaskResponses) -> TaskResponses:
+        """Return these responses, followed by those to further items."""
+        if not (self.items and more.items):
+            first, gold = (self, more.gold) if self.items else (more, self.gold)
+            return replace(first, gold=_both(first.gold, gold))
+        return TaskResponses(
+            self.items + more.items,
+            {key: values + more.values[key] for key, values in self.values.items()},
+            _joined(self.truncated, more.truncated),
+            _joined(self.unextracted, more.unextracted),
+            _both(self.gold, more.gold),
+        )
 
     @property
     def truncated_share(self) -> float | None:
@@ -55,6 +68,13 @@ class Responses:
     forward_seconds: float = field(default=0.0, compare=False)
     seconds: float = field(default=0.0, compare=False)
 
+    def with_more(self, more: Responses) -> Responses:
+        """Return these responses and those of the same model to further items."""
+        tasks = dict(self.tasks)
+        for key, found in more.tasks.items():
+            tasks[key] = tasks[key].with_more(found) if key in tasks else found
+        return Responses(tasks, self.forward_seconds + more.forward_seconds, self.seconds + more.seconds)
+
     def to_json(self) -> str:
         """Return one line of JSON; floats read back exactly."""
         return json.dumps(asdict(self), ensure_ascii=False)
@@ -70,6 +90,14 @@ class Responses:
             for key, task in data["tasks"].items()
         }
         return cls(tasks, data["forward_seconds"], data["seconds"])
+
+
+def _joined(first: list[bool] | None, more: list[bool] | None) -> list[bool] | None:
+    return None if first is None or more is None else first + more
+
+
+def _both(first: dict[str, float] | None, more: dict[str, float] | None) -> dict[str, float] | None:
+    return first if more is None else {**(first or {}), **more}
 
 
 def _share(flags: list[bool] | None) -> float | None:

@@ -75,15 +75,21 @@ class Worker:
         """Return the worker's name once it is built."""
         return self.name
 
-    def evaluate(self, recipe_yaml: str, items: Items) -> Outcome:
-        """Merge the recipe into the resident model and run the items; never raises for the recipe's own faults."""
+    def evaluate(self, recipe_yaml: str, items: Items, gold: Items) -> Outcome:
+        """Merge the recipe into the resident model and run it; never raises for the recipe's own faults.
+
+        Args:
+            recipe_yaml: what to merge.
+            items: by task, to respond to.
+            gold: by task, to give the probability of the right answer for.
+        """
         from evomerge.recipes import parse_recipe
 
         started = time.perf_counter()
         try:
             self.merger.merge(parse_recipe(recipe_yaml))
             merged = time.perf_counter()
-            responses = self.fitness.evaluate(self.merger.model, self.merger.tokenizer, items)
+            responses = self.fitness.evaluate(self.merger.model, self.merger.tokenizer, items, gold)
         except Exception:
             return Outcome(None, traceback.format_exc(), seconds=time.perf_counter() - started, worker=self.name)
         return Outcome(

@@ -99,17 +99,36 @@ class Pool:
         self._deaths: Counter[str] = Counter()
         self._idle: list[Any] = self._build(workers)
 
-    def submit(self, key: str, recipe_yaml: str, items: Items) -> None:
-        """Queue an evaluation; ``next`` returns its outcome under ``key``."""
-        self._waiting.append(_Job(key, recipe_yaml, items))
-        self._dispatch()
+    def submit(
+        self, key: str, recipe_yaml: str, items: Items, gold: Items | None = None, *, ahead: bool = False
+    ) -> None:
+        """Queue an evaluation; ``next`` returns its outcome under ``key``.
+
+        Args:
+            key: of the recipe.
+            recipe_yaml: what to merge.
+            items: by task, to respond to.
+            gold: by task, to give the probability of the right answer for.
+            ahead: before all that waits. Asked at once after an outcome of the same recipe, the worker that holds it
+                goes on with it.
+        """
+        job = _Job(key, recipe_yaml, items, gold or {})
+        if ahead:
+            self._waiting.appendleft(job)
+        else:
+            self._waiting.append(job)
+        self.dispatch()
 
     def next(self, timeout: float | None = None) -> tuple[str, Outcome] | None:
         """Return the next finished evaluation, or None after ``timeout`` seconds (or when nothing runs).
 
+        The worker that it came from is idle until `dispatch`, `submit` or the next call of this, so that it can be
+        asked for more of the same recipe.
+
         Raises:
             WorkerError: a dead worker could not be replaced.
         """
+        self.dispatch()
         if not self._running:
             return None
         ready, _ = ray.wait(list(self._running), num_returns=1, timeout=timeout)
@@ -121,8 +140,13 @@ class Pool:
             self._idle.append(actor)
         except ray.exceptions.RayError as error:
             return self._bury(job, actor, error)
-        self._dispatch()
         return job.key, outcome
+
+    def dispatch(self) -> None:
+        """Give what waits to the idle workers."""
+        while self._waiting and self._idle:
+            job, actor = self._waiting.popleft(), self._idle.pop()
+            self._running[actor.evaluate.remote(job.recipe_yaml, job.items, job.gold)] = (job, actor)
 
     @property
     def busy(self) -> int:
@@ -156,11 +180,6 @@ class Pool:
             raise WorkerError(f"a worker could not be built:\n{_reason(error)}") from error
         return actors
 
-    def _dispatch(self) -> None:
-        while self._waiting and self._idle:
-            job, actor = self._waiting.popleft(), self._idle.pop()
-            self._running[actor.evaluate.remote(job.recipe_yaml, job.items)] = (job, actor)
-
     def _bury(self, job: _Job, actor: Any, error: Exception) -> tuple[str, Outcome] | None:
         """Replace a dead worker; its evaluation goes back to the head of the queue, or has failed for good."""
         ray.kill(actor)
@@ -170,9 +189,9 @@ class Pool:
         self._idle += self._build(1)
         if deaths <= self._retries:
             self._waiting.appendleft(job)
-            self._dispatch()
+            self.dispatch()
             return None
-        self._dispatch()
+        self.dispatch()
         text = f"the worker's process died in each of {deaths} tries of this recipe; the last time: {_reason(error)}"
         return job.key, Outcome(None, text, worker_lost=True)
 
@@ -182,6 +201,7 @@ class _Job:
     key: str
     recipe_yaml: str
     items: Items
+    gold: Items
 
 
 def _reason(error: Exception) -> str:

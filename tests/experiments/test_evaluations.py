@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from evomerge.experiments.evaluations import Evaluations, ResponseStore, digest
+from evomerge.experiments.evaluations import Asked, Evaluations, FixedPlan, digest
 from evomerge.experiments.journal import Trial
 from evomerge.experiments.preflight import alone
 from evomerge.fitness import Responses, TaskResponses
@@ -31,17 +31,20 @@ class Counting:
     def __init__(self, outcome: Outcome) -> None:
         self.outcome, self.keys, self.asked = outcome, [], 0
 
-    def submit(self, key: str, recipe_yaml: str, items: Any) -> None:
+    def submit(self, key: str, recipe_yaml: str, items: Any, gold: Any) -> None:
         self.keys.append(key)
         self.asked += 1
+
+    def dispatch(self) -> None:
+        pass
 
     def next(self, timeout: float) -> tuple[str, Outcome] | None:
         return (self.keys.pop(0), self.outcome) if self.keys else None
 
 
 def evaluations(folder: Path, pool: Counting, fitness: OneTask | None = None, items: str = "d") -> Evaluations:
-    store = ResponseStore(folder, {"search": items, "confirmation": items})
-    return Evaluations(lambda: pool, fitness or OneTask(), store, "search")  # type: ignore[arg-type,return-value]
+    plan = FixedPlan("search", fitness or OneTask(), Asked({"t": (items,)}, {}))  # type: ignore[arg-type]
+    return Evaluations(lambda: pool, plan, folder)  # type: ignore[arg-type,return-value]
 
 
 def test_a_recipe_is_evaluated_once_even_by_the_next_session(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_a_worker_evaluates_as_the_same_code_does_here(
     assert key == "b"
     assert isinstance(outcome, Outcome)
     assert outcome.responses is not None
-    here = Worker(spec).evaluate(text, items)
+    here = Worker(spec).evaluate(text, items, {})
     assert here.responses is not None
     assert Responses.from_json(outcome.responses) == Responses.from_json(here.responses)
     assert outcome.worker != here.worker

@@ -6,8 +6,9 @@ numbers: of the items, and the responses that they were found from, by which est
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -88,6 +89,7 @@ class ItemBank:
         parameters: what calibration found.
         models: names of the models that it was found from.
         responses: theirs, float64 (models, items), NaN where missing.
+        gold: their soft responses (`evomerge.fitness.gold`), of the same shape; None if nobody asked for them.
         parents: names of those models of which all others are merges; empty if they are not.
         made: how it was made, for people: model, numbers of models, likelihoods.
     """
@@ -99,6 +101,7 @@ class ItemBank:
     models: tuple[str, ...]
     responses: Array
     parents: tuple[str, ...] = ()
+    gold: Array | None = None
     made: Mapping[str, Any] = field(default_factory=dict)
 
     def require(self, task: str, metric: str, items: Collection[str], where: str = "") -> None:
@@ -119,6 +122,24 @@ class ItemBank:
             hint = f"the data or the prompt have changed, or another split is meant; {again}"
             raise ConfigError(Problem(what, where, hint))
 
+    def only(self, items: Sequence[str]) -> ItemBank:
+        """Return the bank of some of its items, in their order.
+
+        Raises:
+            KeyError: an item is not in the bank.
+        """
+        place = {item: row for row, item in enumerate(self.items)}
+        rows = [place[item] for item in items]
+        gold = None if self.gold is None else self.gold[:, rows]
+        kept = self.parameters.chosen(rows), self.models, self.responses[:, rows], self.parents, gold
+        return ItemBank(self.task, self.metric, tuple(items), *kept, self.made)
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex characters that differ where the items or their parameters do."""
+        numbers = b"".join(np.ascontiguousarray(getattr(self.parameters, name)).tobytes() for name in TENSORS)
+        return sha256(json.dumps([self.task, self.metric, *self.items]).encode() + numbers).hexdigest()[:16]
+
     def write(self, path: Path) -> tuple[Path, Path]:
         """Write the bank; returns its YAML and its safetensors file. The ending of ``path`` does not matter.
 
@@ -127,7 +148,10 @@ class ItemBank:
         header, numbers = bank_files(path)
         header.parent.mkdir(parents=True, exist_ok=True)
         tensors = {name: np.ascontiguousarray(getattr(self.parameters, name)) for name in TENSORS}
-        data = save({**tensors, "responses": self.responses.astype(np.float32)})
+        tensors["responses"] = self.responses.astype(np.float32)
+        if self.gold is not None:
+            tensors["gold"] = self.gold.astype(np.float32)
+        data = save(tensors)
         _replace(numbers, data)
         content = {
             "task": self.task,
@@ -174,17 +198,21 @@ class ItemBank:
         parameters = ItemParameters(*(tensors[name].astype(np.float64) for name in TENSORS))
         items, models, parents = (tuple(map(str, content[kind])) for kind in ("items", "models", "parents"))
         responses = tensors["responses"].astype(np.float64)
+        gold = tensors["gold"].astype(np.float64) if "gold" in tensors else None
         problems = parameters.problems(str(numbers))
         if not problems and len(items) != len(parameters):
             problems = [Problem(f"{len(parameters)} items, but {header.name} names {len(items)}", str(numbers))]
-        if not problems and responses.shape != (len(models), len(items)):
-            what = f"responses of shape {responses.shape}, but {header.name} names {len(models)} models"
-            problems = [Problem(what, str(numbers))]
+        for part in () if problems else (responses,) if gold is None else (responses, gold):
+            if part.shape != (len(models), len(items)):
+                what = f"responses of shape {part.shape}, but {header.name} names {len(models)} models"
+                problems = [Problem(what, str(numbers))]
         if len(set(items)) < len(items):
             problems.append(Problem("names some items twice", str(header)))
         if problems:
             raise ConfigError(problems)
-        return cls(content["task"], content["metric"], items, parameters, models, responses, parents, content["made"])
+        return cls(
+            content["task"], content["metric"], items, parameters, models, responses, parents, gold, content["made"]
+        )
 
 
 def bank_files(path: Path) -> tuple[Path, Path]:

@@ -43,8 +43,23 @@ class Calibration:
     converged: bool
     held_out: dict[int, float] = field(default_factory=dict)
 
-    def bank(self, matrix: ResponseMatrix, task: str, metric: str, parents: tuple[str, ...] = ()) -> ItemBank:
-        """Return the item bank of a calibration on ``matrix``; its models but for ``parents`` are merges of these."""
+    def bank(
+        self,
+        matrix: ResponseMatrix,
+        task: str,
+        metric: str,
+        parents: tuple[str, ...] = (),
+        gold: Array | None = None,
+    ) -> ItemBank:
+        """Return the item bank of a calibration on ``matrix``.
+
+        Args:
+            matrix: what it was made from.
+            task: of the responses.
+            metric: the same.
+            parents: the models that all others of the matrix are merges of, if they are.
+            gold: soft responses, float64 (models, items).
+        """
         made: dict[str, Any] = {
             "model": self.model,
             "dimensions": self.parameters.dimensions,
@@ -55,7 +70,7 @@ class Calibration:
         }
         if self.held_out:
             made["held_out_log_likelihood"] = {count: round(value, 6) for count, value in self.held_out.items()}
-        return ItemBank(task, metric, matrix.items, self.parameters, matrix.models, matrix.values, parents, made)
+        return ItemBank(task, metric, matrix.items, self.parameters, matrix.models, matrix.values, parents, gold, made)
 
 
 def calibrate(
@@ -66,6 +81,7 @@ def calibrate(
     seed: int = 0,
     device: str = "cpu",
     report: Report | None = None,
+    keep_constant: bool = False,
 ) -> Calibration:
     """Fit a response model by marginal maximum a posteriori.
 
@@ -79,6 +95,7 @@ def calibrate(
         seed: chooses the responses that ``auto`` holds out.
         device: where to compute.
         report: told what is being done.
+        keep_constant: take items to which all models responded the same; their parameters are the priors' guess.
 
     Raises:
         ConfigError: the responses cannot be used, or the model does not know so many dimensions.
@@ -87,7 +104,8 @@ def calibrate(
     if dimensions != "auto" and (dimensions < 1 or (dimensions > 1 and model != "2pl")):
         what = f"{dimensions} dimensions are not known to the model {model!r}"
         raise ConfigError(Problem(what, "--dimensions", "several abilities take --model 2pl; others have 1"))
-    checked(matrix, 1 if dimensions == "auto" else dimensions)
+    constant = matrix.constant_items() if keep_constant else ()
+    checked(matrix.without_items(constant), 1 if dimensions == "auto" else dimensions)
     held_out: dict[int, float] = {}
     if dimensions == "auto" and model == "2pl":
         held_out = held_out_likelihoods(matrix, seed=seed, device=device, report=tell)

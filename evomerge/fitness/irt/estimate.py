@@ -19,6 +19,7 @@ from scipy.special import expit
 
 from evomerge.fitness.irt.bank import Array, ItemBank, ItemParameters
 from evomerge.fitness.irt.calibrate import refit
+from evomerge.fitness.irt.control import SoftScale, differences, fit_scale
 from evomerge.fitness.irt.extract import Subset
 from evomerge.fitness.irt.likelihood import abilities
 from evomerge.fitness.irt.moments import Rows, ScoreMoments
@@ -30,7 +31,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 FOLDS, FEW, MANY = 5, 200, 1000
 PRIOR_ERRORS = 4  # models' worth of belief in the response model's standard errors, and in a share of a half
 COEFFICIENT_SCALE = 1.0  # of the normal prior on mp-IRT's coefficients, around 1 / parents
-_STEPS = 50
+_STEPS, _HALVINGS = 200, 20
 _MERGED = ("mp-irt", "gmp-irt")
 
 
@@ -54,6 +55,8 @@ class Estimator:
         parents: the parents' abilities, float64 (parents, dimensions); for mp-IRT and gmp-IRT.
         share: of ``anchor`` in gp-IRT and gmp-IRT, in [0, 1].
         inflation: what the response model's variances are multiplied by.
+        scale: of soft responses, where these are used as a control variate.
+        control: how much of what they say the few items lack is added to the estimate.
     """
 
     kind: Kind
@@ -62,11 +65,21 @@ class Estimator:
     parents: Array | None = None
     share: float = 0.5
     inflation: float = 1.0
+    scale: SoftScale | None = None
+    control: float = 0.0
 
-    def __call__(self, values: Array) -> Estimates:
-        """Return the estimated scores of models from their responses to the subset, float64 (models, items chosen)."""
+    def __call__(self, values: Array, gold: Array | None = None) -> Estimates:
+        """Return the estimated scores of models.
+
+        Args:
+            values: responses to the subset, float64 (models, items chosen).
+            gold: soft responses to all items, float64 (models, items), NaN where there is none; needed with a scale.
+        """
         parts = self.parts(values)
-        return Estimates(np.clip(parts.mixed(self.kind, self.share), 0, 1), np.sqrt(self.inflation * parts.variances))
+        found = parts.mixed(self.kind, self.share)
+        if self.scale is not None and gold is not None:
+            found = found + self.control * differences(self.scale(gold), self.subset)
+        return Estimates(np.clip(found, 0, 1), np.sqrt(self.inflation * parts.variances))
 
     def parts(self, values: Array) -> _Parts:
         """Return what the kinds of estimates are made of."""
@@ -86,7 +99,9 @@ class _Parts(NamedTuple):
         return self.raw if kind == "raw" else self.scores + of_anchors * (self.anchors - self.scores)
 
 
-def fit_estimator(kind: Kind, bank: ItemBank, subset: Subset, parents: Array | None = None) -> Estimator:
+def fit_estimator(
+    kind: Kind, bank: ItemBank, subset: Subset, parents: Array | None = None, soft: Rows | None = None
+) -> Estimator:
     """Return an estimator with its share and inflation fitted to the models that the bank was made from.
 
     Where these are fewer than ``FEW``, each model's errors are those under parameters and weights that were fitted
@@ -98,17 +113,28 @@ def fit_estimator(kind: Kind, bank: ItemBank, subset: Subset, parents: Array | N
         bank: the items and the models they were calibrated on.
         subset: the items asked, with their weights.
         parents: the parents' responses to all items, float64 (parents, items); for mp-IRT and gmp-IRT.
+        soft: items, the subset's among them, whose soft responses serve as a control variate; the bank must have them.
     """
-    return fit_estimators([kind], bank, subset, parents)[kind]
+    return fit_estimators([kind], bank, subset, parents, soft)[kind]
 
 
 def fit_estimators(
-    kinds: Sequence[Kind], bank: ItemBank, subset: Subset, parents: Array | None = None
+    kinds: Sequence[Kind],
+    bank: ItemBank,
+    subset: Subset,
+    parents: Array | None = None,
+    soft: Rows | None = None,
 ) -> dict[Kind, Estimator]:
     """Return several kinds of estimators for the work of about one; see `fit_estimator`."""
     within = parents if bank.parents and set(kinds) & set(_MERGED) else None
     judged = np.array([within is None or name not in bank.parents for name in bank.models])
+    scale, chances = None, None
+    if soft is not None and bank.gold is not None:
+        scale = fit_scale(bank.gold, bank.responses)
+        chances = np.full_like(bank.gold, np.nan)
+        chances[:, soft] = scale(bank.gold[:, soft])
     truth: list[Array] = []
+    short: list[Array] = []
     found: dict[bool, list[_Parts]] = {True: [], False: []}
     for train, test in _folds(judged):
         parameters, chosen = bank.parameters, subset
@@ -119,32 +145,34 @@ def fit_estimators(
                 chosen = Subset(subset.rows, *moments.weights(subset.rows), fitted=True)
         responses = completed(parameters, bank.responses[test])
         truth.append(responses.mean(1))
+        short.append(np.zeros(len(test)) if chances is None else differences(chances[test], chosen))
         for merged in (False, True) if within is not None else (False,):
             basis = abilities(parameters, within).means if within is not None and merged else None
             like = Estimator("mp-irt" if merged else "p-irt", parameters, chosen, basis)
             found[merged].append(like.parts(responses[:, subset.rows]))
-    known = np.concatenate(truth)
+    known, lacking = np.concatenate(truth), np.concatenate(short)
     parts = {
         merged: _Parts(*(np.concatenate(part) for part in zip(*lists, strict=True)))
         for merged, lists in found.items()
         if lists
     }
     own = None if parents is None else abilities(bank.parameters, parents).means
-    return {
-        kind: Estimator(
-            kind, bank.parameters, subset, own, *_fitted(kind, known, parts.get(kind in _MERGED, parts[False]))
-        )
-        for kind in kinds
-    }
+    estimators = {}
+    for kind in kinds:
+        own_parts = parts.get(kind in _MERGED, parts[False])
+        share = float(np.clip(_coefficient(known - own_parts.scores, own_parts.anchors - own_parts.scores), 0, 1))
+        mixed = own_parts.mixed(kind, share)
+        control = _coefficient(known - mixed, lacking)
+        squares = np.square(mixed + control * lacking - known) / np.maximum(own_parts.variances, 1e-12)
+        inflation = float((squares.sum() + PRIOR_ERRORS) / (len(squares) + PRIOR_ERRORS))
+        estimators[kind] = Estimator(kind, bank.parameters, subset, own, share, inflation, scale, control)
+    return estimators
 
 
-def _fitted(kind: Kind, known: Array, parts: _Parts) -> tuple[float, float]:
-    """Return the share that errs least, and how much larger squared errors are than variances."""
-    gaps, errors = parts.anchors - parts.scores, known - parts.scores
-    belief = PRIOR_ERRORS * gaps.var() + 1e-12
-    share = float(np.clip((gaps @ errors + 0.5 * belief) / (gaps @ gaps + belief), 0, 1))
-    squares = np.square(parts.mixed(kind, share) - known) / np.maximum(parts.variances, 1e-12)
-    return share, float((squares.sum() + PRIOR_ERRORS) / (len(squares) + PRIOR_ERRORS))
+def _coefficient(errors: Array, of: Array) -> float:
+    """Return how much of ``of`` makes up best for errors, (models,) both, drawn towards a half where models are few."""
+    belief = PRIOR_ERRORS * of.var() + 1e-12
+    return float((of @ errors + 0.5 * belief) / (of @ of + belief))
 
 
 def _folds(judged: npt.NDArray[np.bool_]) -> list[tuple[Rows, Rows]]:
@@ -202,21 +230,45 @@ def merged_abilities(asked: ItemParameters, values: Array, parents: Array) -> tu
     count = len(parents)
     centre = np.full(count, 1 / count)
     weights = np.tile(centre, (len(values), 1))
-    span = asked.upper - asked.lower
+    right, wrong, rate = _chances(asked, weights @ design.T)
+    height = _log_posterior(values, right, wrong, weights - centre)
     for _ in range(_STEPS):
-        logistic = expit(weights @ design.T + asked.intercepts)
-        chance = asked.lower + span * logistic
-        rate = span * logistic * (1 - logistic)
-        spread = np.maximum(chance * (1 - chance), 1e-12)
-        gradient = (rate / spread * (values - chance)) @ design - (weights - centre) / COEFFICIENT_SCALE**2
-        precision = np.einsum("mi,ip,iq->mpq", rate**2 / spread, design, design)
+        gradient = (values * rate / right - (1 - values) * rate / wrong) @ design
+        gradient -= (weights - centre) / COEFFICIENT_SCALE**2
+        precision = np.einsum("mi,ip,iq->mpq", rate**2 / (right * wrong), design, design)
         precision += np.eye(count) / COEFFICIENT_SCALE**2
         step = np.linalg.solve(precision, gradient[:, :, None])[:, :, 0]
         step /= np.maximum(1, np.linalg.norm(step, axis=1, keepdims=True))
-        weights = weights + step
+        for _ in range(_HALVINGS):  # where steep items are far from undecided, a whole step may go too far, and back
+            moved = weights + step
+            right, wrong, rate = _chances(asked, moved @ design.T)
+            raised = _log_posterior(values, right, wrong, moved - centre)
+            lower = raised < height - 1e-9
+            if not lower.any():
+                break
+            step[lower] /= 2
+        weights, height = moved, raised
         if np.abs(step).max() < 1e-8:
             break
     return weights @ parents, np.einsum("pd,mpq,qe->mde", parents, np.linalg.inv(precision), parents)
+
+
+def _chances(asked: ItemParameters, logits: Array) -> tuple[Array, Array, Array]:
+    """Return P(correct), P(wrong), both above 0, and P(correct)'s derivative by the logit, (models, items) each.
+
+    Args:
+        asked: parameters of the items asked.
+        logits: without intercepts, float64 (models, items asked).
+    """
+    span, rise, fall = asked.upper - asked.lower, expit(logits + asked.intercepts), expit(-logits - asked.intercepts)
+    right, wrong = asked.lower + span * rise, 1 - asked.upper + span * fall
+    return np.maximum(right, 1e-300), np.maximum(wrong, 1e-300), span * rise * fall
+
+
+def _log_posterior(values: Array, right: Array, wrong: Array, off_centre: Array) -> Array:
+    """Return the log posterior of mp-IRT's coefficients up to a constant, (models,)."""
+    likelihood: Array = (values * np.log(right) + (1 - values) * np.log(wrong)).sum(1)
+    return likelihood - np.square(off_centre).sum(1) / (2 * COEFFICIENT_SCALE**2)
 
 
 def completed(parameters: ItemParameters, responses: Array) -> Array:

@@ -14,7 +14,7 @@ def bank():
     parameters = ItemParameters(draw.normal(size=(4, 2)), draw.normal(size=4), np.full(4, 0.1), np.ones(4))
     responses = np.array([[0.0, 1.0, 0.5, np.nan], [1.0, 1.0, 0.0, 0.0]])
     items = ("0-aa", "1-bb", "2-cc", "若-3")
-    return ItemBank("gsm8k", "exact_match,none", items, parameters, ("a/b", "c"), responses, ("c",), {"model": "2pl"})
+    return ItemBank("gsm8k", "exact_match,none", items, parameters, ("a/b", "c"), responses, ("c",), responses / 2, {"model": "2pl"})
 
 
 @pytest.mark.parametrize("name", ["bank", "bank.yaml", "bank.safetensors", "gsm8k.v2"])
@@ -28,6 +28,7 @@ def test_a_bank_is_read_as_it_was_written(bank, tmp_path, name):
             assert np.array_equal(getattr(again.parameters, part), getattr(bank.parameters, part))
         assert (again.models, again.parents) == (bank.models, bank.parents)
         assert np.array_equal(again.responses, bank.responses, equal_nan=True)
+        assert np.array_equal(again.gold, bank.gold, equal_nan=True)
 
 
 def test_a_bank_written_twice_has_the_same_bytes(bank, tmp_path):

@@ -1,0 +1,303 @@
+"""Estimation: an experiment's objectives from a few items of each task (the second and third step of MERGE^3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from evomerge import library
+from evomerge.errors import ConfigError, FitnessError, Problem
+from evomerge.fitness.estimate_config import EstimateConfig
+from evomerge.fitness.fitness import Fitness
+from evomerge.fitness.irt.adaptive import next_items
+from evomerge.fitness.irt.bank import Array, ItemBank
+from evomerge.fitness.irt.control import SoftScale
+from evomerge.fitness.irt.estimate import Estimator, completed, fit_estimator
+from evomerge.fitness.irt.extract import Subset, extract
+from evomerge.fitness.irt.likelihood import Abilities, abilities
+from evomerge.fitness.irt.moments import Rows, ScoreMoments
+from evomerge.fitness.objectives import Objective
+from evomerge.fitness.responses import Responses
+
+Items = dict[str, tuple[str, ...]]
+
+
+class Estimated(NamedTuple):
+    """A score and its standard error."""
+
+    value: float
+    standard_error: float
+
+
+@dataclass(frozen=True, eq=False)
+class ObjectiveEstimate:
+    """How one objective is estimated.
+
+    Attributes:
+        task: key of its task.
+        bank: of its metric, with all search items.
+        estimator: for the items chosen before the search.
+    """
+
+    task: str
+    bank: ItemBank
+    estimator: Estimator
+
+    @cached_property
+    def places(self) -> Mapping[str, int]:
+        """From item to its row in the bank."""
+        return {item: row for row, item in enumerate(self.bank.items)}
+
+    @cached_property
+    def moments(self) -> ScoreMoments:
+        """Of the models that the bank was made from."""
+        return ScoreMoments.of(self.bank.parameters, completed(self.bank.parameters, self.bank.responses))
+
+    def at(self, rows: Rows) -> Estimator:
+        """Return the estimator for some items: the chosen ones, or others, weighed by the best linear predictor."""
+        if sorted(rows) == sorted(self.estimator.subset.rows):
+            order = {row: n for n, row in enumerate(self.estimator.subset.rows)}
+            places = [order[row] for row in rows]
+            subset = self.estimator.subset
+            return replace(self.estimator, subset=replace(subset, rows=rows, weights=subset.weights[places]))
+        return replace(self.estimator, subset=Subset(rows, *self.moments.weights(rows), fitted=True))
+
+    def score(self, values: Mapping[str, float], gold: Mapping[str, float] | None) -> Estimated:
+        """Return the estimate from responses, item to value, and from soft responses where they are used."""
+        asked = {item: value for item, value in values.items() if item in self.places}
+        estimator = self.at(np.array([self.places[item] for item in asked], dtype=np.intp))
+        soft = None
+        if gold is not None:
+            soft = np.full((1, len(self.bank.items)), np.nan)
+            soft[0, [self.places[item] for item in gold if item in self.places]] = [
+                value for item, value in gold.items() if item in self.places
+            ]
+        found = estimator(np.array([list(asked.values())]), soft)
+        return Estimated(float(found.values[0]), float(found.standard_errors[0]))
+
+    def ability(self, values: Mapping[str, float]) -> Abilities:
+        """Return what responses, item to value, say of one model's ability."""
+        asked = {self.places[item]: value for item, value in values.items() if item in self.places}
+        return abilities(self.bank.parameters.chosen(list(asked)), np.array([list(asked.values())]))
+
+
+@dataclass(frozen=True, eq=False)
+class Estimation:
+    """The estimates of all objectives.
+
+    Attributes:
+        config: the section that asked for them.
+        objectives: name to estimate.
+        soft: task to the items whose soft responses are asked; empty if none are.
+    """
+
+    config: EstimateConfig
+    objectives: Mapping[str, ObjectiveEstimate]
+    soft: Items
+
+    @property
+    def items(self) -> Items:
+        """The items chosen before the search, by task, the most telling first."""
+        chosen: dict[str, dict[str, None]] = {}
+        for objective in self.objectives.values():
+            names = [objective.bank.items[row] for row in objective.estimator.subset.rows]
+            chosen.setdefault(objective.task, {}).update(dict.fromkeys(names))
+        return {task: tuple(names) for task, names in chosen.items()}
+
+    def score(self, fitness: Fitness, responses: Responses) -> dict[str, Estimated]:
+        """Return each objective's estimate."""
+        return {
+            name: objective.score(values_of(fitness, responses, name), responses.tasks[objective.task].gold)
+            for name, objective in self.objectives.items()
+        }
+
+    def more(self, fitness: Fitness, responses: Responses, count: int) -> Items:
+        """Return ``count`` further items of each task, those that say most given the responses so far."""
+        found: dict[str, dict[str, None]] = {}
+        for name, objective in self.objectives.items():
+            values = values_of(fitness, responses, name)
+            rows = np.array([objective.places[item] for item in values if item in objective.places], dtype=np.intp)
+            known = np.array([value for item, value in values.items() if item in objective.places])
+            more = next_items(objective.bank.parameters, rows, known, count)
+            found.setdefault(objective.task, {}).update(dict.fromkeys(objective.bank.items[row] for row in more))
+        return {task: tuple(names) for task, names in found.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data that `read` makes the same estimation of, given the banks."""
+        return {
+            name: {
+                "rows": objective.estimator.subset.rows.tolist(),
+                "weights": objective.estimator.subset.weights.tolist(),
+                "offset": objective.estimator.subset.offset,
+                "fitted": objective.estimator.subset.fitted,
+                "parents": None if objective.estimator.parents is None else objective.estimator.parents.tolist(),
+                "share": objective.estimator.share,
+                "inflation": objective.estimator.inflation,
+                "scale": objective.estimator.scale,
+                "control": objective.estimator.control,
+            }
+            for name, objective in self.objectives.items()
+        }
+
+
+def values_of(fitness: Fitness, responses: Responses, objective: str) -> dict[str, float]:
+    """Return item → value of an objective's task."""
+    task = next(o.task for o in fitness.objectives if o.name == objective)
+    return dict(zip(responses.tasks[task].items, fitness.item_values(responses, objective), strict=True))
+
+
+def estimation(
+    fitness: Fitness, banks: Mapping[str, ItemBank], parents: Mapping[str, Responses], config: EstimateConfig
+) -> Estimation:
+    """Choose the items and fit the estimators.
+
+    Args:
+        fitness: whose objectives these are.
+        banks: objective to the bank of its search items.
+        parents: name to responses of the parents to all of these.
+        config: what to do.
+
+    Raises:
+        ConfigError: more items are asked for than there are.
+    """
+    soft = soft_items(fitness, config)
+    objectives = {}
+    for objective in fitness.objectives:
+        bank = banks[objective.name]
+        known = [values_of(fitness, responses, objective.name) for responses in parents.values()]
+        of_parents = np.array([[values[item] for item in bank.items] for values in known])
+        at = abilities(bank.parameters, of_parents).means
+        full = completed(bank.parameters, bank.responses)
+        chosen = extract(config.choice, config.items, bank.parameters, full, at=at, seed=fitness.config.seed)
+        rows = None
+        if config.soft:
+            also = set(soft[objective.task]) | {bank.items[row] for row in chosen.rows}
+            rows = np.array([row for row, item in enumerate(bank.items) if item in also], dtype=np.intp)
+        estimator = fit_estimator(config.kind, bank, chosen, of_parents, rows)
+        objectives[objective.name] = ObjectiveEstimate(objective.task, bank, estimator)
+    return Estimation(config, objectives, soft)
+
+
+def read(
+    fitness: Fitness, banks: Mapping[str, ItemBank], data: Mapping[str, Any], config: EstimateConfig
+) -> Estimation:
+    """Return the estimation that `Estimation.to_json` told of."""
+    objectives = {}
+    for objective in fitness.objectives:
+        bank, entry = banks[objective.name], data[objective.name]
+        rows, weights = np.array(entry["rows"], dtype=np.intp), np.array(entry["weights"])
+        estimator = Estimator(
+            config.kind,
+            bank.parameters,
+            Subset(rows, weights, entry["offset"], entry["fitted"]),
+            None if entry["parents"] is None else np.array(entry["parents"]),
+            entry["share"],
+            entry["inflation"],
+            None if entry["scale"] is None else SoftScale(*entry["scale"]),
+            entry["control"],
+        )
+        objectives[objective.name] = ObjectiveEstimate(objective.task, bank, estimator)
+    return Estimation(config, objectives, soft_items(fitness, config))
+
+
+def soft_items(fitness: Fitness, config: EstimateConfig) -> Items:
+    """Return the items whose soft responses a trial is asked for: the first so many of each task's random order."""
+    if config.soft is None:
+        return {}
+    return {task: items[: config.soft.items] for task, items in fitness.items("search").items()}
+
+
+def estimate_problems(fitness: Fitness, config: EstimateConfig, where: Callable[[str], str]) -> list[Problem]:
+    """Return why the objectives of ``fitness`` cannot be estimated.
+
+    Args:
+        fitness: whose objectives these are.
+        config: what is asked for.
+        where: from a field of the section to words for messages.
+    """
+    problems = []
+    sizes = {task: len(items) for task, items in fitness.items("search").items()}
+    for objective in fitness.objectives:
+        if objective.aggregation != "mean":
+            what = f"{objective.name!r} is no mean over items ({objective.aggregation}), so it cannot be estimated"
+            problems.append(Problem(what, where("estimate"), "leave the objective out, or `estimate`"))
+        elif sizes.get(objective.task, 0) <= config.items:
+            what = f"{objective.name!r} has {sizes.get(objective.task, 0)} search items, and {config.items} are asked"
+            hint = "ask for fewer with estimate.items, or raise search_items"
+            problems.append(Problem(what, where("estimate.items"), hint))
+    dimensions = config.calibration.dimensions
+    if config.bank is None and dimensions != "auto" and dimensions > config.items:
+        what = f"{config.items} items are fewer than the {dimensions} dimensions of an ability"
+        problems.append(Problem(what, where("estimate.items"), "ask for more items, or fewer dimensions"))
+    if config.adaptive and config.adaptive.batch >= config.items:
+        what = f"batches of {config.adaptive.batch} items, and at most {config.items} are asked"
+        problems.append(Problem(what, where("estimate.adaptive.batch"), "make batches smaller than estimate.items"))
+    if config.soft:
+        problems += fitness.gold_problems(list(dict.fromkeys(o.task for o in fitness.objectives)))
+    return problems
+
+
+def open_banks(fitness: Fitness, config: EstimateConfig, where: str) -> dict[str, ItemBank] | None:
+    """Return the named bank of each objective, with those of its items that are search items; None if none is named.
+
+    Raises:
+        ConfigError: a bank cannot be read, none is of an objective's task and metric, its items no longer exist, or
+            they are too few.
+    """
+    if config.bank is None:
+        return None
+    found = [ItemBank.read(path) for path in _bank_paths(config.bank)]
+    return {objective.name: _fitting(objective, found, fitness, config, where) for objective in fitness.objectives}
+
+
+def _bank_paths(name: str) -> Sequence[Path]:
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return sorted(path.with_suffix("") for path in folder.rglob("*.safetensors"))
+    known = folder.with_suffix(".yaml").exists() or folder.exists()
+    return [folder if known else library.find("fitness", name).path]
+
+
+def _fitting(
+    objective: Objective, found: Sequence[ItemBank], fitness: Fitness, config: EstimateConfig, where: str
+) -> ItemBank:
+    alike = [bank for bank in found if (bank.task, bank.metric) == (objective.task, objective.metric)]
+    if not found:
+        raise ConfigError(Problem(f"{config.bank} holds no item banks", where, "make some with evomerge calibrate"))
+    bank = alike[0] if alike else found[0]
+    bank.require(objective.task, objective.metric, fitness.known_items(objective.task), where)
+    mine = set(bank.items)
+    items = [item for item in fitness.items("search")[objective.task] if item in mine]
+    if len(items) <= config.items or len(items) < bank.parameters.dimensions:
+        what = f"the bank has {len(items)} of the search items of {objective.task!r}, and {config.items} are asked"
+        hint = "calibrate on the search items, evomerge calibrate --from EXPERIMENT, or ask for fewer"
+        raise ConfigError(Problem(what, where, hint))
+    if config.items < bank.parameters.dimensions:
+        what = f"{config.items} items are fewer than the bank's {bank.parameters.dimensions} dimensions"
+        raise ConfigError(Problem(what, where, "ask for more items"))
+    if config.soft and bank.gold is None:
+        raise ConfigError(Problem("the bank has no soft responses", where, "leave `soft` out, or `bank`"))
+    return bank.only(items)
+
+
+def gold_matrix(items: Sequence[str], gold: Sequence[Mapping[str, float] | None]) -> Array:
+    """Return soft responses of models as float64 (models, items), NaN where there is none."""
+    return np.array([[(given or {}).get(item, np.nan) for item in items] for given in gold])
+
+
+def require_unit(name: str, values: Mapping[str, float]) -> None:
+    """Refuse responses that are no numbers in [0, 1].
+
+    Raises:
+        FitnessError: says which.
+    """
+    for item, value in values.items():
+        if not 0 <= value <= 1:
+            raise FitnessError(
+                f"{name!r} is {value:g} on item {item}: only responses in [0, 1] can be estimated; leave out `estimate`"
+            )
