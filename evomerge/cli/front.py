@@ -10,7 +10,12 @@ import click
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="A list of {trial, genome, objectives, confirmed, recipe}.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="A list of {trial, genome, objectives, confirmed, recipe}, and standard_errors of estimates.",
+)
 def command(run: Path, as_json: bool) -> None:
     """Print the non-dominated trials of RUN, as far as it has come."""
     from evomerge.experiments.front_file import read_front, recipe_of

@@ -12,20 +12,25 @@ import click
 def command(run: Path) -> None:
     """Say where RUN stands: trials done, best so far, and what to do next."""
     from evomerge.experiments.summarise import summarise
+    from evomerge.reports.estimates import cost, method
 
     summary = summarise(run)
     failed = f", {len(summary.failed)} failed" if summary.failed else ""
     click.echo(f"{summary.name}: {summary.status}, {len(summary.trials)} of {summary.budget} trials{failed}")
     for objective in summary.objectives:
-        scored = [(t.objectives[objective.name], t.number) for t in summary.complete if t.objectives]
+        scored = [(t.objectives[objective.name], t) for t in summary.complete if t.objectives]
         if not scored:
             continue
-        value, number = max(scored, key=lambda pair: objective.sign * pair[0])
+        value, trial = max(scored, key=lambda pair: objective.sign * pair[0])
+        error = trial.standard_errors.get(objective.name, 0.0)
+        shown = f"{value:.4g} ± {error:.2g}" if error else f"{value:.4g}"
         parent = summary.best_parent(objective)
         beside = f" (best parent {parent.name} {parent.objectives[objective.name]:.4g})" if parent else ""
-        click.echo(f"  {objective.name}: best {value:.4g} by trial {number}{beside}")
+        click.echo(f"  {objective.name}: best {shown} by trial {trial.number}{beside}")
     if summary.hypervolume:
         click.echo(f"  hypervolume {summary.hypervolume[-1][1]:.4g}, {len(summary.front)} trials on the front")
+    if summary.estimates:
+        click.echo(f"  {method(summary.estimates)}\n  {cost(summary.estimates)}")
     following = {
         "running": "",
         "finished": f"evomerge export {run} OUT",

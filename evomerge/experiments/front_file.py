@@ -18,8 +18,9 @@ from evomerge.recipes import Recipe
 def write_front(path: Path, front: Sequence[tuple[Trial, Recipe]], confirmation: Confirmation | None) -> None:
     """Replace the front file.
 
-    Each line holds ``trial``, ``genome``, ``objectives`` (on the search items), ``confirmed`` (objective to value
-    and 95% interval on the confirmation items; null before that) and ``recipe``.
+    Each line holds ``trial``, ``genome``, ``objectives`` (on the search items), ``standard_errors`` (only where
+    objectives are estimated), ``confirmed`` (objective to value and 95% interval on the confirmation items; null before
+    that) and ``recipe``.
     """
     confirmed = confirmation.trials if confirmation else {}
     lines = [
@@ -52,6 +53,7 @@ def _entry(trial: Trial, recipe: Recipe, confirmed: Confirmed | None) -> dict[st
         "trial": trial.number,
         "genome": trial.genome,
         "objectives": trial.objectives,
+        **({"standard_errors": trial.standard_errors} if trial.standard_errors else {}),
         "confirmed": _intervals(confirmed) if confirmed else None,
         "recipe": recipe.model_dump(mode="json", exclude_defaults=True),
     }

@@ -41,7 +41,7 @@ class EstimatedPlan:
         """Of the items chosen before the search, and of the rules of the race."""
         config = self._estimation.config.adaptive
         rules = {} if config is None else {"adaptive": (config.model_dump_json(),)}
-        return digest({**self._estimation.items, **rules}, self._estimation.soft)
+        return digest({**self._estimation.items, **rules}, self._estimation.gold(self._estimation.items, first=True))
 
     def told(self, trial: Trial) -> None:
         """Take in a trial: the front so far is what candidates race against."""
@@ -59,18 +59,21 @@ class EstimatedPlan:
 
     def begin(self) -> Asking:
         """Return what decides on the items of the candidate asked now."""
-        items, soft, config = self._estimation.items, self._estimation.soft, self._estimation.config
+        items, config = self._estimation.items, self._estimation.config
         if config.adaptive is None:
-            return lambda responses: Asked(items, soft) if responses is None else None
+            whole = Asked(items, self._estimation.gold(items, first=True))
+            return lambda responses: whole if responses is None else None
         rivals, batch, confidence = tuple(self._front), config.adaptive.batch, config.adaptive.confidence
 
         def asking(responses: Responses | None) -> Asked | None:
             if responses is None:
-                return Asked({task: names[:batch] for task, names in items.items()}, soft)
+                first = {task: names[:batch] for task, names in items.items()}
+                return Asked(first, self._estimation.gold(first, first=True))
             asked = max(len(found.items) for found in responses.tasks.values())
             if asked >= config.items or dominated(self.score(responses), rivals, self._objectives) >= confidence:
                 return None
-            return Asked(self._estimation.more(self._fitness, responses, min(batch, config.items - asked)), {})
+            more = self._estimation.more(self._fitness, responses, min(batch, config.items - asked))
+            return Asked(more, self._estimation.gold(more, first=False))
 
         return asking
 

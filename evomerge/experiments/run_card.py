@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from evomerge.experiments.confirmation import Confirmation, Confirmed
-from evomerge.experiments.journal import Journal
+from evomerge.experiments.journal import Journal, Trial
 from evomerge.experiments.preflight import Prepared
 from evomerge.experiments.statistics import Estimate
 from evomerge.export.card import describe, folders_of
-from evomerge.export.card_data import CardData, Comparison, ObjectiveInfo, Score, ScoreRow, SearchInfo
+from evomerge.export.card_data import (
+    CardData,
+    Comparison,
+    EstimateInfo,
+    ObjectiveInfo,
+    Score,
+    ScoreRow,
+    SearchInfo,
+)
+from evomerge.fitness.estimate_config import EstimateConfig
 from evomerge.merging.stages import models_of
 from evomerge.recipes import NamedRecipe, Recipe
 
@@ -63,6 +73,23 @@ def _search(
         search_items=facts["item_counts"]["search"],
         confirmation_items=facts["item_counts"]["confirmation"],
         shared_items=tuple(task for task, items in confirmed.items() if set(items) & set(searched[task])),
+        estimate=_estimate(experiment.fitness.estimate, facts, trials),
+    )
+
+
+def _estimate(config: EstimateConfig | None, facts: Mapping[str, Any], trials: Sequence[Trial]) -> EstimateInfo | None:
+    if config is None:
+        return None
+    references = {reference["name"] for reference in facts["references"]}
+    asked = {
+        task: [trial.items[task] for trial in trials if task in trial.items] for task in facts["item_counts"]["search"]
+    }
+    return EstimateInfo(
+        kind=config.kind,
+        items={task: (min(counts), max(counts)) for task, counts in asked.items() if counts},
+        bank=Path(config.bank).name if config.bank else "",  # its folder is nobody's business
+        merges=len(set(facts["calibration"]) - references),
+        soft=config.soft is not None,
     )
 
 

@@ -34,6 +34,7 @@ def summarise(path: Path) -> RunSummary:
 
     Raises:
         RunError: there is no run, or it holds nothing yet.
+        ConfigError: the scores are estimated, and the item banks are missing or damaged.
     """
     folder = RunFolder(path)
     experiment = folder.read_experiment()
@@ -47,7 +48,7 @@ def summarise(path: Path) -> RunSummary:
     confirmation = read_confirmation(folder.confirmation)
     if confirmation and confirmation.run_trials != len(trials):
         confirmation = None  # of the run before it was extended
-    return RunSummary(
+    summary = RunSummary(
         name=experiment.name,
         folder=str(path),
         status=status(folder, len(trials), experiment.budget.trials, confirmation),
@@ -70,6 +71,14 @@ def summarise(path: Path) -> RunSummary:
         wall_seconds=_wall_seconds(trials),
         budget=experiment.budget.trials,
     )
+    estimate = experiment.fitness.estimate
+    if estimate is None:
+        return summary
+    from evomerge.experiments.summarise_estimates import estimates  # Ray comes with it, and few runs need it
+
+    hashes = {row.label: row.recipe_hash for row in confirmation.rows} if confirmation else {}
+    found = estimates(summary, estimate, folder, facts, trials, hashes)
+    return dataclasses.replace(summary, estimates=found)
 
 
 def status(folder: RunFolder, done: int, budget: int, confirmation: Confirmation | None) -> str:

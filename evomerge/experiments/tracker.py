@@ -96,4 +96,5 @@ def row(trial: Trial, *, on_front: bool) -> TrialRow:
         cached=trial.cached,
         worker=trial.worker,
         on_front=on_front,
+        standard_errors=trial.standard_errors,
     )

@@ -16,7 +16,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from evomerge import __version__
 from evomerge.checkpoints import Checkpoint, resolve
 from evomerge.errors import ConfigError
-from evomerge.export.card_data import CardData, Comparison, ParentInfo, Score, ScoreRow, SearchInfo
+from evomerge.export.card_data import CardData, Comparison, EstimateInfo, ParentInfo, Score, ScoreRow, SearchInfo
 from evomerge.export.licences import front_matter, resolve_licence
 from evomerge.export.tokens import token_disagreements
 from evomerge.merging import METHODS
@@ -25,6 +25,7 @@ from evomerge.recipes.path_text import path_in_words, recipe_in_words
 
 TAGS = ("merge", "evomerge")
 ROUTING = "layer routing; Akiba et al. 2025, https://arxiv.org/abs/2403.13187"
+MERGE3 = "MERGE³, Mencattini et al. 2025, https://arxiv.org/abs/2502.10436"
 _SNAPSHOT = re.compile(r"/models--([^/]+)/snapshots/([^/]+)")
 
 
@@ -233,16 +234,40 @@ def _search(search: SearchInfo) -> list[str]:
     if search.trial is not None:
         lines.append(f"- this model: trial {search.trial}" + (f", picked by {search.pick}" if search.pick else ""))
     tasks = list(dict.fromkeys([*search.search_items, *search.confirmation_items]))
-    counts = [[task, _count(search.search_items, task), _count(search.confirmation_items, task)] for task in tasks]
+    counts = [
+        [task, _count(search.search_items, task), _asked(search, task), _count(search.confirmation_items, task)]
+        for task in tasks
+    ]
     if counts:
-        lines += ["", *_table(["task", "search items", "held-out items"], counts), ""]
+        heads = ["task", "search items", "of which a trial answered", "held-out items"]
+        lines += ["", *_table(heads, counts), ""]
+        lines += [_estimation(search.estimate), ""] if search.estimate else []
         lines += [_winners_curse(search)]
     return lines
 
 
+def _asked(search: SearchInfo, task: str) -> str:
+    """Return how many items a trial was asked; nothing where scores are exact."""
+    if search.estimate is None:
+        return ""
+    fewest, most = search.estimate.items.get(task, (0, 0))
+    return str(most) if fewest == most else f"{fewest}–{most}"
+
+
+def _estimation(estimate: EstimateInfo) -> str:
+    merges = f"its parents and of {estimate.merges} random merges of them"
+    bank = f"the item bank `{estimate.bank}`" if estimate.bank else f"item banks made from all responses of {merges}"
+    soft = " and from the probability of the right answer on more" if estimate.soft else ""
+    return (
+        f"The scores of trials on the search items were not measured but estimated ({estimate.kind}; {MERGE3}), "
+        f"from the responses to a few of them{soft}, with {bank}."
+    )
+
+
 def _winners_curse(search: SearchInfo) -> str:
+    noise = "an error of estimation and sampling noise" if search.estimate else "sampling noise"
     text = (
-        f"The search kept the best of {search.trials} scores, each with sampling noise, so its scores on the "
+        f"The search kept the best of {search.trials} scores, each with {noise}, so its scores on the "
         "search items are too high (the winner's curse). The results above come from other items, which the "
         "search never saw."
     )

@@ -92,14 +92,34 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class EstimateInfo:
+    """How the search estimated its trials' scores from a few items.
+
+    Args:
+        kind: the estimator.
+        items: task → the fewest and the most items that a trial was asked.
+        bank: the name of the item bank; empty where the run made its own.
+        merges: how many random merges it made that from, beside the parents.
+        soft: whether the probability of right answers was used too.
+    """
+
+    kind: str
+    items: Mapping[str, tuple[int, int]]
+    bank: str = ""
+    merges: int = 0
+    soft: bool = False
+
+
+@dataclass(frozen=True)
 class SearchInfo:
     """How the recipe was found.
 
     Args:
-        search_items: task → number of items that the search scored its trials on.
+        search_items: task → number of items that the search scored its trials on, or estimated their scores on.
         confirmation_items: task → number of items, none of them among the search items, of the results below.
         shared_items: tasks whose items cannot be split (functions that declare none): confirmed on the same ones.
         trial: the number of the trial that this model is; ``pick`` says by which rule it was chosen.
+        estimate: how scores were estimated; None where they are exact.
     """
 
     search_space: str
@@ -113,6 +133,7 @@ class SearchInfo:
     search_items: Mapping[str, int] = field(default_factory=dict)
     confirmation_items: Mapping[str, int] = field(default_factory=dict)
     shared_items: tuple[str, ...] = ()
+    estimate: EstimateInfo | None = None
 
 
 @dataclass(frozen=True)

@@ -33,9 +33,9 @@ class AdaptiveConfig(_Strict):
 
 
 class SoftConfig(_Strict):
-    """The probability of the right answer on more items than are asked, as a control variate."""
+    """The probability of the right answer, on the items asked and on others, as a control variate."""
 
-    items: int | None = Field(default=None, ge=1, description="of each task; all search items if left out")
+    items: int | None = Field(default=None, ge=0, description="others of each task; all search items if left out")
 
 
 class EstimateConfig(_Strict):

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from evomerge import library
-from evomerge.errors import ConfigError, FitnessError, Problem
+from evomerge.errors import ConfigError, FitnessError, Problem, UnknownNameError
 from evomerge.fitness.estimate_config import EstimateConfig
 from evomerge.fitness.fitness import Fitness
 from evomerge.fitness.irt.adaptive import next_items
-from evomerge.fitness.irt.bank import Array, ItemBank
+from evomerge.fitness.irt.bank import Array, ItemBank, bank_files
 from evomerge.fitness.irt.control import SoftScale
 from evomerge.fitness.irt.estimate import Estimator, completed, fit_estimator
 from evomerge.fitness.irt.extract import Subset, extract
@@ -25,6 +25,7 @@ from evomerge.fitness.objectives import Objective
 from evomerge.fitness.responses import Responses
 
 Items = dict[str, tuple[str, ...]]
+CALIBRATE = "evomerge calibrate --from EXPERIMENT"  # for hints
 
 
 class Estimated(NamedTuple):
@@ -93,7 +94,8 @@ class Estimation:
     Attributes:
         config: the section that asked for them.
         objectives: name to estimate.
-        soft: task to the items whose soft responses are asked; empty if none are.
+        soft: task to the items whose soft responses every trial is asked for, besides those it responds to; empty if
+            none are.
     """
 
     config: EstimateConfig
@@ -108,6 +110,13 @@ class Estimation:
             names = [objective.bank.items[row] for row in objective.estimator.subset.rows]
             chosen.setdefault(objective.task, {}).update(dict.fromkeys(names))
         return {task: tuple(names) for task, names in chosen.items()}
+
+    def gold(self, items: Items, *, first: bool) -> Items:
+        """Return the items whose soft responses go with responses to ``items``; those of every trial come first."""
+        if self.config.soft is None:
+            return {}
+        also = self.soft if first else {}
+        return {task: tuple(dict.fromkeys((*names, *also.get(task, ())))) for task, names in items.items()}
 
     def score(self, fitness: Fitness, responses: Responses) -> dict[str, Estimated]:
         """Return each objective's estimate."""
@@ -206,7 +215,7 @@ def read(
 
 
 def soft_items(fitness: Fitness, config: EstimateConfig) -> Items:
-    """Return the items whose soft responses a trial is asked for: the first so many of each task's random order."""
+    """Return the items whose soft responses every trial is asked for: the first of each task's random order."""
     if config.soft is None:
         return {}
     return {task: items[: config.soft.items] for task, items in fitness.items("search").items()}
@@ -245,44 +254,104 @@ def estimate_problems(fitness: Fitness, config: EstimateConfig, where: Callable[
 def open_banks(fitness: Fitness, config: EstimateConfig, where: str) -> dict[str, ItemBank] | None:
     """Return the named bank of each objective, with those of its items that are search items; None if none is named.
 
+    Banks made from lm-eval's own sample files name the items as lm-eval does; they come back with our ids.
+
     Raises:
-        ConfigError: a bank cannot be read, none is of an objective's task and metric, its items no longer exist, or
-            they are too few.
+        ConfigError: a bank cannot be read, none or several are of an objective's task and metric, its items no longer
+            exist, or they are too few.
     """
     if config.bank is None:
         return None
-    found = [ItemBank.read(path) for path in _bank_paths(config.bank)]
-    return {objective.name: _fitting(objective, found, fitness, config, where) for objective in fitness.objectives}
+    found = {path: ItemBank.read(path) for path in _bank_paths(config.bank, where)}
+    banks: dict[str, ItemBank] = {}
+    problems: list[Problem] = []
+    for objective in fitness.objectives:
+        try:
+            banks[objective.name] = _fitting(objective, found, fitness, config, where)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return banks
 
 
-def _bank_paths(name: str) -> Sequence[Path]:
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return sorted(path.with_suffix("") for path in folder.rglob("*.safetensors"))
-    known = folder.with_suffix(".yaml").exists() or folder.exists()
-    return [folder if known else library.find("fitness", name).path]
+def _bank_paths(name: str, where: str) -> Sequence[Path]:
+    """Return the banks of a folder, or the one of that name: a path, or a name in the library."""
+    named = Path(name).expanduser()
+    if named.is_dir():
+        found = sorted(path for path in named.rglob("*.safetensors") if bank_files(path)[0].exists())
+        if not found:
+            what = f"the folder {name} holds no item banks: no NAME.yaml with its NAME.safetensors"
+            raise ConfigError(Problem(what, where, f"make some: {CALIBRATE} {name}"))
+        return found
+    if named.exists() or bank_files(named)[0].exists():
+        return [named]
+    try:
+        return [library.find("fitness", name).path]
+    except UnknownNameError:
+        what = f"there is no item bank, nor a folder of them, at {name!r}"
+        raise ConfigError(Problem(what, where, f"make a folder of them: {CALIBRATE} OUT")) from None
 
 
 def _fitting(
-    objective: Objective, found: Sequence[ItemBank], fitness: Fitness, config: EstimateConfig, where: str
+    objective: Objective, found: Mapping[Path, ItemBank], fitness: Fitness, config: EstimateConfig, where: str
 ) -> ItemBank:
-    alike = [bank for bank in found if (bank.task, bank.metric) == (objective.task, objective.metric)]
-    if not found:
-        raise ConfigError(Problem(f"{config.bank} holds no item banks", where, "make some with evomerge calibrate"))
-    bank = alike[0] if alike else found[0]
+    bank = _with_our_ids(_alike(objective, found, config, where), objective.task, fitness)
     bank.require(objective.task, objective.metric, fitness.known_items(objective.task), where)
     mine = set(bank.items)
     items = [item for item in fitness.items("search")[objective.task] if item in mine]
-    if len(items) <= config.items or len(items) < bank.parameters.dimensions:
-        what = f"the bank has {len(items)} of the search items of {objective.task!r}, and {config.items} are asked"
-        hint = "calibrate on the search items, evomerge calibrate --from EXPERIMENT, or ask for fewer"
-        raise ConfigError(Problem(what, where, hint))
-    if config.items < bank.parameters.dimensions:
-        what = f"{config.items} items are fewer than the bank's {bank.parameters.dimensions} dimensions"
-        raise ConfigError(Problem(what, where, "ask for more items"))
+    asked, dimensions = config.items, bank.parameters.dimensions
+    if asked < dimensions:
+        what = f"{asked} items are asked, fewer than the {dimensions} dimensions of the bank of {objective.task!r}"
+        raise ConfigError(Problem(what, where, f"raise estimate.items to {dimensions} or more, or calibrate with less"))
+    if len(items) <= asked:
+        raise ConfigError(_too_few(objective.task, len(items), bank, fitness, config, where))
     if config.soft and bank.gold is None:
-        raise ConfigError(Problem("the bank has no soft responses", where, "leave `soft` out, or `bank`"))
+        what = f"the bank of {objective.task!r} has no soft responses, which `soft` needs"
+        raise ConfigError(Problem(what, where, f"make one with them, {CALIBRATE} OUT --soft, or leave `soft` out"))
     return bank.only(items)
+
+
+def _alike(objective: Objective, found: Mapping[Path, ItemBank], config: EstimateConfig, where: str) -> ItemBank:
+    """Return the one bank that is of an objective's task and metric."""
+    wanted = (objective.task, objective.metric)
+    alike = {path: bank for path, bank in found.items() if (bank.task, bank.metric) == wanted}
+    if not alike:
+        there = ", ".join(dict.fromkeys(f"{bank.task!r} ({bank.metric})" for bank in found.values()))
+        what = f"no item bank is of {objective.task!r} ({objective.metric}): {config.bank} has {there}"
+        hint = f"{CALIBRATE} OUT; or, if the responses were made with these very settings, correct `task` and `metric` "
+        raise ConfigError(Problem(what, where, hint + "in the bank's YAML file"))
+    if len({bank.fingerprint for bank in alike.values()}) > 1:
+        names = ", ".join(bank_files(path)[0].name for path in alike)
+        what = f"{config.bank} has {len(alike)} item banks of {objective.task!r} ({objective.metric}): {names}"
+        raise ConfigError(Problem(what, where, "remove all but one (its two files), or name another folder"))
+    return next(iter(alike.values()))
+
+
+def _with_our_ids(bank: ItemBank, task: str, fitness: Fitness) -> ItemBank:
+    """Return a bank made from lm-eval's own sample files under the ids of items that we use."""
+    if fitness.known_items(task).issuperset(bank.items):
+        return bank
+    ours = fitness.lm_eval_ids(task)
+    kept = bank.only([item for item in bank.items if ours.get(item, item) is not None])
+    return replace(kept, items=tuple(ours.get(item) or item for item in kept.items))
+
+
+def _too_few(task: str, count: int, bank: ItemBank, fitness: Fitness, config: EstimateConfig, where: str) -> Problem:
+    """Say why a bank has only ``count`` of the search items."""
+    if fitness.known_items(task, "search").isdisjoint(bank.items):
+        what = (
+            f"the bank of {task!r} has confirmation items only, which searches must not see: lm-eval evaluates the "
+            "test split where there is one"
+        )
+        hint = (
+            f"{CALIBRATE} OUT; or let lm-eval evaluate a copy of the task without `test_split`, whose "
+            "`validation_split` is the validation split, or the training split where there is none"
+        )
+        return Problem(what, where, hint)
+    there = len(fitness.items("search")[task])
+    what = f"the bank has {count} of the {there} search items of {task!r}, and {config.items} are to be asked"
+    return Problem(what, where, f"make one of all search items, {CALIBRATE} OUT, or lower estimate.items")
 
 
 def gold_matrix(items: Sequence[str], gold: Sequence[Mapping[str, float] | None]) -> Array:

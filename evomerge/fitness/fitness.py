@@ -38,6 +38,9 @@ class EvaluationTask(Protocol):
     def gold(self, resident: Resident, items: Sequence[str]) -> dict[str, float]:
         """Return the probability that the resident model gives to each item's right answer."""
 
+    def lm_eval_ids(self) -> Mapping[str, str | None]:
+        """Return what lm-eval's sample files call the items: that name → id, None for those in no pool."""
+
     def gold_problems(self) -> list[Problem]:
         """Return why `gold` would fail whatever the model."""
 
@@ -176,9 +179,17 @@ class Fitness:
             chosen[key] = choose(task.pools[split], cap, self.config.seed)
         return chosen
 
-    def known_items(self, task: str) -> frozenset[str]:
-        """Return the ids of all items of a task, by its key, of whichever split."""
-        return frozenset(item.id for pool in self._tasks[task].pools.values() for item in pool)
+    def known_items(self, task: str, split: Split | None = None) -> frozenset[str]:
+        """Return the ids of all items of a task, by its key, whatever the caps; of both splits if none is named."""
+        pools = self._tasks[task].pools
+        return frozenset(item.id for name, pool in pools.items() if split in (None, name) for item in pool)
+
+    def lm_eval_ids(self, task: str) -> Mapping[str, str | None]:
+        """Return what banks made from lm-eval's sample files call a task's items: that name → id.
+
+        None stands for an item that is in no split, as its like is in the confirmation.
+        """
+        return self._tasks[task].lm_eval_ids()
 
     def prompts(self, tokenizer: Any = None) -> dict[str, str]:
         """Return the first rendered prompt of each task; chat templates need a tokenizer to be applied."""

@@ -79,6 +79,10 @@ class FunctionTask:
         """Return why this task cannot be run with a tokenizer: never."""
         return []
 
+    def lm_eval_ids(self) -> dict[str, str | None]:
+        """Return lm-eval's names of the items: none, as it does not know them."""
+        return {}
+
     def gold_problems(self) -> list[Problem]:
         """Return why `gold` would fail: always, as a function names no answers."""
         what = f"function {self.key!r} names no right answers, so they have no probability"

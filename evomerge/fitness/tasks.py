@@ -12,6 +12,7 @@ import numpy
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import Task
 from lm_eval.defaults import default_gen_kwargs
+from lm_eval.utils import handle_non_serializable, hash_string
 
 from evomerge.errors import FitnessError, Problem
 from evomerge.fitness.gold import Expected, expected_answers, probabilities, scores_in_its_own_way
@@ -46,6 +47,7 @@ class LmEvalTask:
             raise FitnessError(f"task {key!r} runs generated code or needs images or sound; neither is supported")
         self._configure()
         self.metrics = task_metrics(task)
+        self._left_out: tuple[Item, ...] = ()
         self.pools = self._split(confirmation_share)
         self._items = {item.id: item for pool in self.pools.values() for item in pool}
         self._instances: dict[str, list[Instance]] = {}
@@ -84,7 +86,10 @@ class LmEvalTask:
         task = self._task
         if task.has_test_docs() and (task.has_validation_docs() or task.has_training_docs()):
             search = task.validation_docs() if task.has_validation_docs() else task.training_docs()
-            pools = separate(self._read(search), self._read(task.test_docs()))
+            items = self._read(search)
+            pools = separate(items, self._read(task.test_docs()))
+            kept = {item.id for item in pools["search"]}
+            self._left_out = tuple(item for item in items if item.id not in kept)
         else:
             pools = split_by_hash(self._read(task.eval_docs), confirmation_share)
         for split, items in pools.items():
@@ -100,6 +105,16 @@ class LmEvalTask:
         choices = self._task.config.doc_to_choice if hasattr(self._task, "doc_to_choice") else None
         asked = [self._task.doc_to_text(doc), self._task.doc_to_target(doc)]
         return [*asked, self._task.doc_to_choice(doc)] if choices is not None else asked
+
+    def lm_eval_ids(self) -> dict[str, str | None]:
+        """Return what banks made from lm-eval's own sample files call the items: that name → id.
+
+        Both splits are named as lm-eval names the documents of the split that it evaluates, which is the test split if
+        there is one, else the validation split. None stands for a document that is in no pool, as its like is in the
+        confirmation.
+        """
+        names: dict[str, str | None] = {_lm_eval_id(item): None for item in self._left_out}
+        return names | {_lm_eval_id(item): item.id for pool in self.pools.values() for item in pool}
 
     def prompt(self, tokenizer: Any = None) -> str:
         """Return the first search item's prompt, without the chat template when no tokenizer is given."""
@@ -273,6 +288,12 @@ class LmEvalTask:
         steps = [step for entry in self._task.config.filter_list or [] for step in entry["filter"]]
         given = [step.get("fallback") for step in steps]
         return frozenset(["[invalid]", "", *(fallback for fallback in given if isinstance(fallback, str))])
+
+
+def _lm_eval_id(item: Item) -> str:
+    """Return lm-eval's ``doc_id`` and the start of its ``doc_hash`` (`evomerge.fitness.irt.sample_folders`)."""
+    text = json.dumps(item.doc, indent=2, default=handle_non_serializable, ensure_ascii=False)
+    return f"{item.index}-{hash_string(text)[:8]}"
 
 
 def _remember(method: Any, items: Iterable[Item]) -> Callable[..., Any]:

@@ -55,11 +55,13 @@ class _Point:
 def front_figures(summary: RunSummary) -> tuple[go.Figure, go.Figure | None]:
     """Return the plot on the search items and, once there is one, on the confirmation items.
 
+    Estimated scores on the search items have their intervals drawn for the front; all trials' would hide each other.
+
     With more than two objectives a menu on each figure chooses the pair that is drawn.
     """
     searched, confirmed = _searched(summary), _confirmed(summary)
-    second = _plane(confirmed, summary.objectives) if confirmed else None
-    return _plane(searched, summary.objectives), second
+    second = _plane(confirmed, summary.objectives, edge=False) if confirmed else None
+    return _plane(searched, summary.objectives, edge=True), second
 
 
 def profile_figure(summary: RunSummary) -> go.Figure:
@@ -109,7 +111,9 @@ def _searched(summary: RunSummary) -> list[_Point]:
 
 def _trial_point(trial: TrialRow, pick: int | None) -> _Point:
     group = "winner" if trial.number == pick else "front" if trial.on_front else "trials"
-    return _Point(f"trial {trial.number}", group, trial.objectives or {})
+    drawn = group != "trials" and trial.standard_errors
+    intervals = {name: trial.interval(name) for name in trial.standard_errors} if drawn else None
+    return _Point(f"trial {trial.number}", group, trial.objectives or {}, intervals)
 
 
 def _confirmed(summary: RunSummary) -> list[_Point]:
@@ -130,12 +134,13 @@ def _axis(points: Sequence[_Point], name: str) -> tuple[float, float]:
     return padded([v - low for v, (low, _) in ends] + [v + high for v, (_, high) in ends], 0.1)
 
 
-def _plane(points: Sequence[_Point], objectives: Sequence[ObjectiveInfo]) -> go.Figure:
+def _plane(points: Sequence[_Point], objectives: Sequence[ObjectiveInfo], *, edge: bool) -> go.Figure:
+    """Return the points, by group; ``edge``: the front is joined by the edge of what it dominates."""
     ranges = {objective.name: _axis(points, objective.name) for objective in objectives}
     pairs = list(itertools.combinations(objectives, 2))
     grouped = [(name, [p for p in points if p.belongs(name)]) for name in _GROUPS]
     groups = [(name, _sorted(members, objectives)) for name, members in grouped if members]
-    figure = go.Figure([_trace(name, members, objectives) for name, members in groups])
+    figure = go.Figure([_trace(name, members, objectives, edge) for name, members in groups])
     views = [_view([members for _, members in groups], pair, ranges) for pair in pairs]
     data, layout = views[0]
     for trace, index in zip(figure.data, range(len(groups)), strict=True):
@@ -150,10 +155,10 @@ def _sorted(points: Sequence[_Point], objectives: Sequence[ObjectiveInfo]) -> li
     return sorted(points, key=lambda p: (p.values[objectives[0].name], p.values[objectives[1].name]))
 
 
-def _trace(name: str, points: Sequence[_Point], objectives: Sequence[ObjectiveInfo]) -> Any:
+def _trace(name: str, points: Sequence[_Point], objectives: Sequence[ObjectiveInfo], edge: bool) -> Any:
     kind = go.Scattergl if len(points) > MANY_POINTS else go.Scatter
     labels = [html.escape(point.label) for point in points]
-    stairs = name == "front" and len(objectives) == 2 and not points[0].intervals
+    stairs = name == "front" and len(objectives) == 2 and edge
     trace = kind(
         name=name,
         text=labels,
@@ -189,6 +194,8 @@ def _columns(groups: Sequence[Sequence[_Point]], pair: Pair) -> Iterator[tuple[s
 
 
 def _error_bars(points: Sequence[_Point], name: str) -> dict[str, Any]:
+    if not any(point.intervals for point in points):
+        return {"type": "data", "visible": False}
     reaches = [point.reach(name) for point in points]
     below, above = [low for low, _ in reaches], [high for _, high in reaches]
     crowded = any(point.group == "front" for point in points)

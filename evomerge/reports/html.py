@@ -24,7 +24,7 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import YamlLexer
 
 from evomerge.recipes.path_text import path_in_words
-from evomerge.reports import wording
+from evomerge.reports import estimates, wording
 from evomerge.reports.front_plots import front_figures, profile_figure
 from evomerge.reports.importance import FEWEST_TRIALS, GeneImportance, importance, over_depth, without_depth
 from evomerge.reports.paths import path_figure, path_note, winner_recipe
@@ -96,6 +96,7 @@ def render_report(summary: RunSummary) -> str:
         genes=_gene_panes(summary, figures),
         gene_note=_gene_note(summary),
         winner=_winner(summary, figures),
+        estimates=_estimates(summary, figures),
         recipe=_yaml(summary.winner_recipe_yaml or ""),
         experiment=_yaml(summary.experiment_yaml),
         shares=_shares(summary),
@@ -142,7 +143,8 @@ def _figure_sections(summary: RunSummary, figures: Figures) -> dict[str, list[tu
     front: list[tuple[str, str]] = []
     if len(summary.objectives) > 1:
         searched, confirmed = front_figures(summary)
-        front.append((figures.add("front", searched), "On the search items: every trial"))
+        estimated = "; the scores are estimates, the front's with 95% intervals" if summary.estimates else ""
+        front.append((figures.add("front", searched), f"On the search items: every trial{estimated}"))
         if confirmed is not None:
             front.append((figures.add("confirmed", confirmed), "On the confirmation items: 95% intervals"))
     if len(summary.objectives) > 2:
@@ -216,6 +218,32 @@ def _path(summary: RunSummary, figures: Figures) -> dict[str, Any] | None:
         return None
     words = path_in_words(recipe, names)
     return {"figure": figures.add("winner-path", figure), "words": words, "note": path_note(recipe)}
+
+
+def _estimates(summary: RunSummary, figures: Figures) -> dict[str, Any] | None:
+    """Return what the section on estimated scores shows; None where scores are exact."""
+    found = summary.estimates
+    if found is None:
+        return None
+    captions = estimates.check_captions(found, summary.objectives)
+    drawn = [o for o in summary.objectives if o.name in captions]
+    return {
+        "method": estimates.method(found),
+        "cost": estimates.cost(found),
+        "columns": estimates.cost_columns(found),
+        "costs": estimates.cost_rows(found),
+        "soft": found.total.soft,
+        "checks": [
+            (
+                figures.add(f"estimates-{index}", estimates.check_figure(found.checks[o.name], summary.pick)),
+                captions[o.name],
+            )
+            for index, o in enumerate(drawn)
+        ],
+        "ability_columns": estimates.ability_columns(found, summary.objectives),
+        "abilities": estimates.ability_rows(found, summary.objectives),
+        "ability_note": estimates.ability_note(found),
+    }
 
 
 def _yaml(text: str) -> Markup:

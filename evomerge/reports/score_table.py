@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from evomerge.reports import wording
-from evomerge.reports.summary import Interval, ObjectiveInfo, RunSummary
+from evomerge.reports.summary import Z95, Interval, ObjectiveInfo, RunSummary, TrialRow
 from evomerge.reports.tables import by_mean_rank
 
 MEAN = "mean of objectives"
@@ -60,11 +61,12 @@ def confirmed_scores(summary: RunSummary) -> ScoreTable:
 
 
 def search_scores(summary: RunSummary, most: int = 5) -> ScoreTable:
-    """Return the references and the front's first trials on the search items, without intervals."""
+    """Return the references and the front's first trials on the search items; with intervals where estimated."""
     rows = [_Scored(row.name, row.kind, _exact(row.objectives, summary)) for row in summary.references]
     for trial in by_mean_rank(summary.front, summary.objectives)[:most]:
-        rows.append(_Scored(f"trial {trial.number}", "trial", _exact(trial.objectives or {}, summary)))
-    return _table(rows, _columns(summary), "On the search items, which the search optimises: expect less on others.")
+        rows.append(_Scored(f"trial {trial.number}", "trial", _of_trial(trial, summary)))
+    note = f"On the search items, which the search optimises: expect less on others.{_estimated(summary)}"
+    return _table(rows, _columns(summary), note)
 
 
 def front_scores(summary: RunSummary, most: int) -> ScoreTable | None:
@@ -79,9 +81,9 @@ def front_scores(summary: RunSummary, most: int) -> ScoreTable | None:
     for trial in front[:most]:
         row = confirmed.get(trial.number)
         kind = "winner" if trial.number == summary.pick else "trial"
-        values = {**row.objectives, MEAN: row.mean} if row else _exact(trial.objectives or {}, summary)
+        values = {**row.objectives, MEAN: row.mean} if row else _of_trial(trial, summary)
         rows.append(_Scored(f"trial {trial.number}", kind, values))
-    note = "On the confirmation items." if confirmed else "On the search items."
+    note = "On the confirmation items." if confirmed else f"On the search items.{_estimated(summary)}"
     return _table(rows, _columns(summary), note, left_out=max(0, len(front) - most))
 
 
@@ -94,6 +96,22 @@ def _exact(objectives: Mapping[str, float], summary: RunSummary) -> dict[str, In
     weight = sum(o.weight for o in summary.objectives) or 1.0
     mean = sum(o.weight * o.sign * objectives[o.name] for o in summary.objectives) / weight
     return {**values, MEAN: Interval(mean, mean, mean)}
+
+
+def _of_trial(trial: TrialRow, summary: RunSummary) -> dict[str, Interval]:
+    """Return a trial's scores and their mean, whose error takes those of the objectives as independent."""
+    exact = _exact(trial.objectives or {}, summary)
+    weight = sum(o.weight for o in summary.objectives) or 1.0
+    error = math.hypot(*(o.weight / weight * trial.standard_errors.get(o.name, 0.0) for o in summary.objectives))
+    mean = exact[MEAN].value
+    return {
+        **{o.name: trial.interval(o.name) for o in summary.objectives},
+        MEAN: Interval(mean, mean - Z95 * error, mean + Z95 * error),
+    }
+
+
+def _estimated(summary: RunSummary) -> str:
+    return " Trials' scores are estimates from a few items, with 95% intervals." if summary.estimates else ""
 
 
 def _table(rows: Sequence[_Scored], columns: Sequence[ObjectiveInfo], note: str, left_out: int = 0) -> ScoreTable:

@@ -16,6 +16,7 @@ from evomerge.search_spaces.genes import Genome
 Direction = Literal["maximize", "minimize"]
 ReferenceKind = Literal["parent", "base", "uniform"]
 ConfirmedKind = Literal["parent", "base", "uniform", "trial"]
+Z95 = 1.96  # standard errors to either side of a value in its 95% interval
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class TrialRow:
     ``unextracted`` map a task to the share (0 to 1) of its generations cut off by the token
     limit and of its answers that could not be extracted. ``seconds`` is wall time; ``merge_seconds`` and
     ``forward_seconds`` are parts of it. A ``cached`` trial had a recipe that was evaluated before.
+    ``standard_errors`` are of the objectives that are estimated from a few items.
     """
 
     number: int
@@ -63,6 +65,12 @@ class TrialRow:
     cached: bool = False
     worker: str = ""
     on_front: bool = False
+    standard_errors: Mapping[str, float] = field(default_factory=dict)
+
+    def interval(self, objective: str) -> Interval:
+        """Return an objective's value with the 95% interval of its estimate; without one where it is exact."""
+        value = (self.objectives or {})[objective]
+        return Interval.estimated(value, self.standard_errors.get(objective, 0.0))
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,17 @@ class Interval:
     low: float
     high: float
     items: int = 0
+
+    @classmethod
+    def estimated(cls, value: float, standard_error: float) -> Interval:
+        """Return a score in [0, 1] that is estimated; the interval has no width where the standard error is 0."""
+        reach = Z95 * standard_error
+        return cls(value, max(value - reach, min(value, 0.0)), min(value + reach, max(value, 1.0)))
+
+    @property
+    def known(self) -> bool:
+        """Whether there is an interval at all."""
+        return self.high > self.low
 
 
 @dataclass(frozen=True)
@@ -125,6 +144,84 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class ItemsSpent:
+    """How many items of one task a run with estimated scores asked.
+
+    Args:
+        search: the task's search items.
+        calibration: asked of the models that only calibration needed.
+        trials: asked of the trials.
+        exact: what the same trials would have been asked without estimation.
+        soft: probabilities of right answers, of all models; exact evaluation asks for none.
+    """
+
+    search: int
+    calibration: int
+    trials: int
+    exact: int
+    soft: int = 0
+
+    @property
+    def total(self) -> int:
+        """All items asked because of the search."""
+        return self.calibration + self.trials
+
+
+@dataclass(frozen=True)
+class EstimateCheck:
+    """A confirmed trial: its estimate, its score on the confirmation items, and the estimate minus that."""
+
+    trial: int
+    estimate: Interval
+    confirmed: Interval
+    difference: Interval
+
+
+@dataclass(frozen=True)
+class AbilityRow:
+    """A model's ability by objective, as (value, standard error)."""
+
+    label: str
+    kind: ConfirmedKind
+    values: Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """How a run estimated its trials' scores, what that cost, and how good it was.
+
+    Args:
+        kind: the estimator.
+        items: of each task asked of a trial; at most, where ``adaptive``.
+        adaptive: whether clearly dominated trials were asked fewer.
+        bank: the item bank that the experiment names; empty where the run made its own.
+        merges: random merges that the run calibrated items on, beside its reference models.
+        evaluated: the trials that were asked anything: failed ones and recipes known before were not.
+        spent: by task.
+        checks: by objective, once the front is confirmed.
+        abilities: of the reference models and the winner, once there is one.
+        dimensions: objective to the number of abilities. Of several, ``abilities`` hold the expected score.
+    """
+
+    kind: str
+    items: int
+    adaptive: bool
+    bank: str
+    merges: int
+    evaluated: int
+    spent: Mapping[str, ItemsSpent]
+    checks: Mapping[str, Sequence[EstimateCheck]] = field(default_factory=dict)
+    abilities: Sequence[AbilityRow] = ()
+    dimensions: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def total(self) -> ItemsSpent:
+        """Over all tasks."""
+        names = ("search", "calibration", "trials", "exact", "soft")
+        return ItemsSpent(*(sum(getattr(one, name) for one in self.spent.values()) for name in names))
+
+
+@dataclass(frozen=True)
 class RunSummary:
     """A run, finished or not.
 
@@ -132,6 +229,7 @@ class RunSummary:
     ``reference_point``. ``pick`` is the trial chosen by ``pick_rule`` on the confirmation items; None before.
     ``names`` maps references to what the experiment calls these models.
     ``flags`` are warnings in words; ``facts`` are label → text pairs shown as they are (seed, items).
+    ``estimates`` is None where scores are exact, and before the items are chosen.
     """
 
     name: str
@@ -155,6 +253,7 @@ class RunSummary:
     facts: Mapping[str, str] = field(default_factory=dict)
     wall_seconds: float = 0.0
     budget: int = 0
+    estimates: Estimates | None = None
 
     @property
     def complete(self) -> list[TrialRow]:

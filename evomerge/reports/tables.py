@@ -82,11 +82,13 @@ def front_table(
         table.add_column("confirmed mean", justify="right")
     best = {o.name: _best([(trial.objectives or {})[o.name] for trial in shown], o) for o in objectives}
     for trial in shown[:limit]:
-        cells = [_score((trial.objectives or {})[o.name], best[o.name]) for o in objectives]
+        cells = [_score((trial.objectives or {})[o.name], best[o.name], _error(trial, o)) for o in objectives]
         extra = [_interval(means.get(trial.number), separator="  ")] if means else []
         table.add_row(_trial_label(trial.number, pick), *cells, *extra)
-    if limit is not None and len(shown) > limit:
-        table.caption = f"and {len(shown) - limit} more"
+    notes = [f"and {len(shown) - limit} more"] if limit is not None and len(shown) > limit else []
+    if any(trial.standard_errors for trial in shown[:limit]):
+        notes.append("±: standard errors of scores estimated from a few items")
+    table.caption = "; ".join(notes) or None
     return table
 
 
@@ -176,8 +178,13 @@ def _best(values: Sequence[float], objective: ObjectiveInfo) -> float:
     return max(values, key=lambda value: objective.sign * value, default=float("nan"))
 
 
-def _score(value: float, best: float) -> Text:
-    return Text(wording.number(value), style=BEST if value == best else "")
+def _error(trial: TrialRow, objective: ObjectiveInfo) -> float:
+    return trial.standard_errors.get(objective.name, 0.0)
+
+
+def _score(value: float, best: float, standard_error: float) -> Text:
+    score = (wording.number(value), BEST if value == best else "")
+    return Text.assemble(score, (f" ±{wording.number(standard_error)}", QUIET)) if standard_error else Text(*score)
 
 
 def _interval(interval: Interval | None, best: float = float("nan"), separator: str = "\n") -> Text:

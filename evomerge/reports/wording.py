@@ -22,6 +22,21 @@ def number(value: float) -> str:
     return text.replace("-", "−")
 
 
+def whole(value: int) -> str:
+    """Return a count with commas between thousands."""
+    return f"{value:,}"
+
+
+def signed(value: float) -> str:
+    """Return ``value`` with its sign and three decimals."""
+    return f"{value:+.3f}".replace("-", "−")
+
+
+def estimate(value: float, standard_error: float) -> str:
+    """Return an estimate with its standard error: ``0.505 ± 0.012``; the value alone where it is exact."""
+    return f"{number(value)} ± {number(standard_error)}" if standard_error else number(value)
+
+
 def ends(interval: Interval) -> str:
     """Return the ends of an interval, short enough for a table cell: ``0.68–0.74``; nothing where there is none."""
     if interval.low == interval.high:

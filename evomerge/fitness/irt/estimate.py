@@ -104,9 +104,10 @@ def fit_estimator(
 ) -> Estimator:
     """Return an estimator with its share and inflation fitted to the models that the bank was made from.
 
-    Where these are fewer than ``FEW``, each model's errors are those under parameters and weights that were fitted
-    without it, in ``FOLDS`` folds. Only models that are merges of the parents say something of mp-IRT's errors; if the
-    bank has none, those of p-IRT stand for them.
+    Each model's errors are those with score-optimal items and fitted weights that were found without it, in ``FOLDS``
+    folds; where models are fewer than ``FEW``, item parameters too. (Items chosen to predict a model's score predict it
+    better than others'.) Only models that are merges of the parents say something of mp-IRT's errors; if the bank has
+    none, those of p-IRT stand for them.
 
     Args:
         kind: of the estimator.
@@ -126,30 +127,30 @@ def fit_estimators(
     soft: Rows | None = None,
 ) -> dict[Kind, Estimator]:
     """Return several kinds of estimators for the work of about one; see `fit_estimator`."""
-    within = parents if bank.parents and set(kinds) & set(_MERGED) else None
-    judged = np.array([within is None or name not in bank.parents for name in bank.models])
+    merges = np.array([name not in bank.parents for name in bank.models])
+    within = parents if bank.parents and merges.any() and set(kinds) & set(_MERGED) else None
+    judged = merges if within is not None else np.full(len(merges), True)
     scale, chances = None, None
     if soft is not None and bank.gold is not None:
         scale = fit_scale(bank.gold, bank.responses)
-        chances = np.full_like(bank.gold, np.nan)
-        chances[:, soft] = scale(bank.gold[:, soft])
+        chances = scale(bank.gold)
     truth: list[Array] = []
     short: list[Array] = []
     found: dict[bool, list[_Parts]] = {True: [], False: []}
     for train, test in _folds(judged):
-        parameters, chosen = bank.parameters, subset
-        if len(train) < len(judged):
-            parameters = refit(bank, bank.responses[train])
-            if subset.fitted:
-                moments = ScoreMoments.of(parameters, completed(parameters, bank.responses[train]))
-                chosen = Subset(subset.rows, *moments.weights(subset.rows), fitted=True)
+        parameters = refit(bank, bank.responses[train]) if judged.sum() < FEW else bank.parameters
+        chosen = _found_again(subset, parameters, bank.responses[train])
         responses = completed(parameters, bank.responses[test])
         truth.append(responses.mean(1))
-        short.append(np.zeros(len(test)) if chances is None else differences(chances[test], chosen))
+        lacks = np.zeros(len(test))
+        if chances is not None and soft is not None:
+            asked = np.isin(np.arange(len(parameters)), [*soft, *chosen.rows])
+            lacks = np.nan_to_num(differences(np.where(asked, chances[test], np.nan), chosen))  # 0 where none is there
+        short.append(lacks)
         for merged in (False, True) if within is not None else (False,):
             basis = abilities(parameters, within).means if within is not None and merged else None
             like = Estimator("mp-irt" if merged else "p-irt", parameters, chosen, basis)
-            found[merged].append(like.parts(responses[:, subset.rows]))
+            found[merged].append(like.parts(responses[:, chosen.rows]))
     known, lacking = np.concatenate(truth), np.concatenate(short)
     parts = {
         merged: _Parts(*(np.concatenate(part) for part in zip(*lists, strict=True)))
@@ -175,12 +176,19 @@ def _coefficient(errors: Array, of: Array) -> float:
     return float((of @ errors + 0.5 * belief) / (of @ of + belief))
 
 
+def _found_again(subset: Subset, parameters: ItemParameters, responses: Array) -> Subset:
+    """Return what other models, float64 (models, items), would have had chosen, and the weights fitted to them."""
+    if not subset.fitted:
+        return subset
+    moments = ScoreMoments.of(parameters, completed(parameters, responses))
+    rows = moments.best_items(len(subset.rows)) if subset.score_optimal else subset.rows
+    return Subset(rows, *moments.weights(rows), fitted=True)
+
+
 def _folds(judged: npt.NDArray[np.bool_]) -> list[tuple[Rows, Rows]]:
-    """Return (models to fit, models to judge) in turn: all at once where they are many."""
+    """Return (models to fit, models to judge) in turn; of very many, some are judged."""
     models, some = np.arange(len(judged)), np.flatnonzero(judged)
-    if len(some) >= FEW:
-        return [(models, some[:: math.ceil(len(some) / MANY)])]
-    shuffled = np.random.default_rng(0).permutation(some)
+    shuffled = np.random.default_rng(0).permutation(some[:: math.ceil(len(some) / MANY)])
     return [(np.setdiff1d(models, part), part) for part in np.array_split(shuffled, FOLDS) if len(part)]
 
 

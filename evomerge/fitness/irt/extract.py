@@ -32,12 +32,14 @@ class Subset:
         weights: float64 (items chosen,).
         offset: added to the weighted sum of responses; 0 for weights that are shares.
         fitted: whether the weights are the best linear predictor's, not shares.
+        score_optimal: whether the items were chosen by how well they predict the scores of the models at hand.
     """
 
     rows: Rows
     weights: Array
     offset: float = 0.0
     fitted: bool = False
+    score_optimal: bool = False
 
 
 def extract(
@@ -87,7 +89,7 @@ def extract(
     else:
         at = draw.standard_normal((256, parameters.dimensions)) if at is None else at
         rows = _optimal(choice == "d-optimal", count, parameters, at)
-    return Subset(rows, *moments.weights(rows), fitted=True)
+    return Subset(rows, *moments.weights(rows), fitted=True, score_optimal=choice == "score-optimal")
 
 
 def _anchors(features: Array, count: int, seed: int) -> Subset:

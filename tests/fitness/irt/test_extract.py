@@ -174,7 +174,9 @@ CRITERIA = {"d-optimal": lambda covariance: np.linalg.slogdet(covariance)[1], "a
 
 
 @pytest.mark.parametrize("choice", CRITERIA)
-@pytest.mark.parametrize(("dimensions", "guessing", "abilities"), [(1, False, 1), (1, True, 3), (2, False, 1), (3, False, 4)])
+@pytest.mark.parametrize(
+    ("dimensions", "guessing", "abilities"), [(1, False, 1), (1, True, 3), (2, False, 1), (3, False, 4)]
+)
 def test_optimal_designs_are_the_brute_force_ones(choice, dimensions, guessing, abilities):
     parameters = items(15, dimensions, seed=dimensions, guessing=guessing)
     at = np.random.default_rng(6).normal(size=(abilities, dimensions))
@@ -214,4 +216,6 @@ def test_degenerate_items_can_be_chosen_from(choice):
         responses[:, 6], responses[:, 7], responses[:, 5] = 1, 0, responses[:, 4]
         subset = extract(choice, 12, parameters, responses)
         assert sorted(subset.rows) == list(range(12))
-        np.testing.assert_allclose(responses[:, subset.rows] @ subset.weights + subset.offset, responses.mean(1), atol=1e-4)
+        np.testing.assert_allclose(
+            responses[:, subset.rows] @ subset.weights + subset.offset, responses.mean(1), atol=1e-4
+        )

@@ -1,0 +1,107 @@
+"""Searches that see a twentieth of the items against the same searches on all, by what they are confirmed to find.
+
+    python benchmarks/irt_search.py [--seeds 10] [--out runs/irt] [--searchers nsga2 cma_es]
+        [--variants exact gmp-irt …]
+
+Runs the shipped experiment `few-items` exactly and with each way of estimating, over several seeds. Prints for each the
+hypervolume of the confirmed front (beyond the worst scores of the reference models, on items that no search saw) as a
+share of the exact run's with the same seed, and how many times fewer items were asked before confirmation, calibration
+included. A run that is there is gone on with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from pathlib import Path
+
+from evomerge.cli.display import make_display
+from evomerge.experiments import fronts
+from evomerge.experiments.confirmation import read_confirmation
+from evomerge.experiments.journal import Journal
+from evomerge.experiments.run import resume, start
+from evomerge.experiments.run_folder import RunFolder
+from evomerge.experiments.schema import read_experiment
+
+SEARCHERS = {"nsga2": "{kind: nsga2, population: 24}", "cma_es": "{kind: cma_es}"}
+CALIBRATION = "calibration: {models: 8}"
+VARIANTS = {
+    "exact": "null",
+    "raw": f"{{kind: raw, choice: random, {CALIBRATION}}}",
+    "p-irt": f"{{kind: p-irt, {CALIBRATION}}}",
+    "gp-irt": f"{{kind: gp-irt, {CALIBRATION}}}",
+    "mp-irt": f"{{kind: mp-irt, {CALIBRATION}}}",
+    "gmp-irt": f"{{kind: gmp-irt, {CALIBRATION}}}",
+    "adaptive": f"{{kind: gmp-irt, adaptive: {{}}, {CALIBRATION}}}",
+    "soft": f"{{kind: gmp-irt, soft: {{}}, {CALIBRATION}}}",
+    "soft, asked only": f"{{kind: gmp-irt, soft: {{items: 0}}, {CALIBRATION}}}",
+}
+
+
+def main() -> None:
+    """Run the benchmark."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--seeds", type=int, default=10)
+    arguments.add_argument("--trials", type=int, default=300)
+    arguments.add_argument("--out", type=Path, default=Path("runs/irt"))
+    arguments.add_argument("--searchers", nargs="+", choices=SEARCHERS, default=list(SEARCHERS))
+    arguments.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    options = arguments.parse_args()
+    for searcher in options.searchers:
+        volumes: dict[str, list[float]] = {}
+        asked: dict[str, list[int]] = {}
+        for seed in range(options.seeds):
+            for variant in options.variants:
+                out = options.out / f"{searcher}-{variant.replace(', ', '-').replace(' ', '-')}-{seed}"
+                run(searcher, variant, seed, options.trials, out)
+                volume, items = result(out)
+                volumes.setdefault(variant, []).append(volume)
+                asked.setdefault(variant, []).append(items)
+                print(f"{searcher} seed {seed} {variant}: hypervolume {volume:.4f}, {items} items asked", flush=True)
+        print(f"{searcher}, {options.seeds} seeds       hypervolume        share of exact     items asked  fewer")
+        for variant, values in volumes.items():
+            shares = [ours / exact for ours, exact in zip(values, volumes.get("exact", values), strict=True)]
+            items = statistics.mean(asked[variant])
+            fewer = statistics.mean(asked.get("exact", asked[variant])) / items
+            print(
+                f"{variant:<18} {told(values, 4)}   {told([100 * share for share in shares], 1)}%   "
+                f"{items:9.0f}  {fewer:4.1f}×"
+            )
+
+
+def run(searcher: str, variant: str, seed: int, trials: int, out: Path) -> None:
+    """Run one search to its end, or go on with it."""
+    settings = (
+        f"searcher={SEARCHERS[searcher]}",
+        f"searcher.seed={seed}",
+        f"budget.trials={trials}",
+        f"fitness.estimate={VARIANTS[variant]}",
+    )
+    with make_display() as display:
+        if (out / "experiment.yaml").exists():
+            resume(out, display)
+        else:
+            start(read_experiment("few-items", settings), out, display)
+
+
+def result(out: Path) -> tuple[float, int]:
+    """Return the confirmed front's hypervolume, and the items asked of models before confirmation."""
+    folder = RunFolder(out)
+    journal, confirmation = Journal.read(folder.journal), read_confirmation(folder.confirmation)
+    assert confirmation is not None, f"{out} is not finished"
+    known = [row.scores for row in confirmation.rows if row.trial is None]
+    corner = fronts.reference_point(known, journal.objectives)
+    volume = fronts.hypervolume([row.scores for row in confirmation.trials.values()], journal.objectives, corner)
+    facts = journal.facts()
+    on_all = len(facts.get("calibration", facts["references"])) * sum(facts["item_counts"]["search"].values())
+    return volume, on_all + sum(sum(trial.items.values()) for trial in journal.trials() if not trial.cached)
+
+
+def told(values: list[float], digits: int) -> str:
+    """Return mean and 95% interval of the mean (normal)."""
+    half = 1.96 * statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.{digits}f} ± {half:.{digits}f}"
+
+
+if __name__ == "__main__":
+    main()
