@@ -148,7 +148,7 @@ class Estimation:
                 "share": objective.estimator.share,
                 "inflation": objective.estimator.inflation,
                 "scale": objective.estimator.scale,
-                "control": objective.estimator.control,
+                "controls": objective.estimator.controls,
             }
             for name, objective in self.objectives.items()
         }
@@ -206,9 +206,9 @@ def read(
             Subset(rows, weights, entry["offset"], entry["fitted"]),
             None if entry["parents"] is None else np.array(entry["parents"]),
             entry["share"],
-            entry["inflation"],
+            tuple((score, factor) for score, factor in entry["inflation"]),
             None if entry["scale"] is None else SoftScale(*entry["scale"]),
-            entry["control"],
+            tuple(entry["controls"]),
         )
         objectives[objective.name] = ObjectiveEstimate(objective.task, bank, estimator)
     return Estimation(config, objectives, soft_items(fitness, config))

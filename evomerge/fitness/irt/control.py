@@ -1,7 +1,8 @@
-"""Soft responses as a control variate: what is known on many items corrects what is seen on a few.
+"""Soft responses as control variates: what is known on many items, and less noisily, corrects what is seen on a few.
 
 How probable a model finds the right answers (`evomerge.fitness.gold`) goes with how many it gives. The mean of that
-over many items, less its estimate from the few items asked, says how the few differ from the many.
+over many items, less its estimate from the few items asked, says how the few differ from the many; and on these few,
+what it is less the responses says how these differ from their expectation.
 """
 
 from __future__ import annotations
@@ -47,12 +48,18 @@ def fit_scale(gold: Array, responses: Array) -> SoftScale:
     return SoftScale(float(found[0]), float(found[1]))
 
 
-def differences(chances: Array, subset: Subset) -> Array:
-    """Return by how much the subset underestimates each model's mean chance over all items, (models,).
+def differences(chances: Array, values: Array, subset: Subset) -> Array:
+    """Return by how much the subset underestimates each model's mean chance over all items, and responses the chance.
 
     Args:
         chances: of success by soft responses, float64 (models, items), NaN where there is none.
-        subset: items for which they are there.
+        values: responses to the subset, float64 (models, items of the subset).
+        subset: items for which soft responses are there.
+
+    Returns:
+        float64 (models, 2).
     """
-    short: Array = np.nanmean(chances, axis=1) - (chances[:, subset.rows] @ subset.weights + subset.offset)
-    return short
+    of_subset = chances[:, subset.rows] @ subset.weights
+    return np.stack(
+        [np.nanmean(chances, axis=1) - (of_subset + subset.offset), of_subset - values @ subset.weights], axis=1
+    )

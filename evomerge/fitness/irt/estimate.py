@@ -29,6 +29,7 @@ Kind: TypeAlias = Literal["raw", "anchor", "p-irt", "gp-irt", "mp-irt", "gmp-irt
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 FOLDS, FEW, MANY = 5, 200, 1000
+GROUP, GROUPS = 50, 8  # at least so many models say how errors depend on the score, in at most so many groups
 PRIOR_ERRORS = 4  # models' worth of belief in the response model's standard errors, and in a share of a half
 COEFFICIENT_SCALE = 1.0  # of the normal prior on mp-IRT's coefficients, around 1 / parents
 _STEPS, _HALVINGS = 200, 20
@@ -54,9 +55,11 @@ class Estimator:
         subset: the items asked.
         parents: the parents' abilities, float64 (parents, dimensions); for mp-IRT and gmp-IRT.
         share: of ``anchor`` in gp-IRT and gmp-IRT, in [0, 1].
-        inflation: what the response model's variances are multiplied by.
-        scale: of soft responses, where these are used as a control variate.
-        control: how much of what they say the few items lack is added to the estimate.
+        inflation: what the response model's variances are multiplied by: pairs of a score and a factor, between which
+            factors are interpolated.
+        scale: of soft responses, where these are used as control variates.
+        controls: what is added to the estimate of what they say that the few items lack of all, and that the responses
+            lack of their expectations.
     """
 
     kind: Kind
@@ -64,9 +67,9 @@ class Estimator:
     subset: Subset
     parents: Array | None = None
     share: float = 0.5
-    inflation: float = 1.0
+    inflation: tuple[tuple[float, float], ...] = ((0.5, 1.0),)
     scale: SoftScale | None = None
-    control: float = 0.0
+    controls: tuple[float, float] = (0.0, 0.0)
 
     def __call__(self, values: Array, gold: Array | None = None) -> Estimates:
         """Return the estimated scores of models.
@@ -78,8 +81,10 @@ class Estimator:
         parts = self.parts(values)
         found = parts.mixed(self.kind, self.share)
         if self.scale is not None and gold is not None:
-            found = found + self.control * differences(self.scale(gold), self.subset)
-        return Estimates(np.clip(found, 0, 1), np.sqrt(self.inflation * parts.variances))
+            found = found + differences(self.scale(gold), values, self.subset) @ self.controls
+        at, factor = np.array(self.inflation).T
+        factors = np.interp(found, at, factor)
+        return Estimates(np.clip(found, 0, 1), np.sqrt(factors * parts.variances))
 
     def parts(self, values: Array) -> _Parts:
         """Return what the kinds of estimates are made of."""
@@ -142,10 +147,11 @@ def fit_estimators(
         chosen = _found_again(subset, parameters, bank.responses[train])
         responses = completed(parameters, bank.responses[test])
         truth.append(responses.mean(1))
-        lacks = np.zeros(len(test))
+        lacks = np.zeros((len(test), 2))
         if chances is not None and soft is not None:
             asked = np.isin(np.arange(len(parameters)), [*soft, *chosen.rows])
-            lacks = np.nan_to_num(differences(np.where(asked, chances[test], np.nan), chosen))  # 0 where none is there
+            known_soft = np.where(asked, chances[test], np.nan)
+            lacks = np.nan_to_num(differences(known_soft, responses[:, chosen.rows], chosen))  # 0 where none is there
         short.append(lacks)
         for merged in (False, True) if within is not None else (False,):
             basis = abilities(parameters, within).means if within is not None and merged else None
@@ -161,19 +167,45 @@ def fit_estimators(
     estimators = {}
     for kind in kinds:
         own_parts = parts.get(kind in _MERGED, parts[False])
-        share = float(np.clip(_coefficient(known - own_parts.scores, own_parts.anchors - own_parts.scores), 0, 1))
+        gaps = own_parts.anchors - own_parts.scores
+        share = float(np.clip(_coefficients(known - own_parts.scores, gaps[:, None])[0], 0, 1))
         mixed = own_parts.mixed(kind, share)
-        control = _coefficient(known - mixed, lacking)
-        squares = np.square(mixed + control * lacking - known) / np.maximum(own_parts.variances, 1e-12)
-        inflation = float((squares.sum() + PRIOR_ERRORS) / (len(squares) + PRIOR_ERRORS))
-        estimators[kind] = Estimator(kind, bank.parameters, subset, own, share, inflation, scale, control)
+        controls = _coefficients(known - mixed, lacking)
+        found_scores = mixed + lacking @ controls
+        squares = np.square(found_scores - known) / np.maximum(own_parts.variances, 1e-12)
+        inflation = _inflation(found_scores, squares)
+        estimators[kind] = Estimator(
+            kind, bank.parameters, subset, own, share, inflation, scale, (float(controls[0]), float(controls[1]))
+        )
     return estimators
 
 
-def _coefficient(errors: Array, of: Array) -> float:
-    """Return how much of ``of`` makes up best for errors, (models,) both, drawn towards a half where models are few."""
-    belief = PRIOR_ERRORS * of.var() + 1e-12
-    return float((of @ errors + 0.5 * belief) / (of @ of + belief))
+def _coefficients(errors: Array, of: Array) -> Array:
+    """Return how much of each column of ``of``, (models, any), makes up for errors, (models,).
+
+    By least squares, drawn towards a half where models are few.
+    """
+    belief = np.diag(PRIOR_ERRORS * of.var(0) + 1e-12)
+    found = np.linalg.solve(of.T @ of + belief, of.T @ errors + belief @ np.full(of.shape[1], 0.5))
+    return np.asarray(found, dtype=np.float64)
+
+
+def _inflation(scores: Array, squares: Array) -> tuple[tuple[float, float], ...]:
+    """Return factors by score from squared errors in units of the response model's variances, (models,) each.
+
+    Where models are many, they are judged in groups of like scores.
+    """
+    everywhere = float((squares.sum() + PRIOR_ERRORS) / (len(squares) + PRIOR_ERRORS))
+    groups = np.array_split(np.argsort(scores, kind="stable"), np.clip(len(scores) // GROUP, 1, GROUPS))
+    if len(groups) == 1:
+        return ((float(scores.mean()), everywhere),)
+    return tuple(
+        (
+            float(scores[group].mean()),
+            float((squares[group].sum() + PRIOR_ERRORS * everywhere) / (len(group) + PRIOR_ERRORS)),
+        )
+        for group in groups
+    )
 
 
 def _found_again(subset: Subset, parameters: ItemParameters, responses: Array) -> Subset:

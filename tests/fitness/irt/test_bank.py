@@ -14,7 +14,8 @@ def bank():
     parameters = ItemParameters(draw.normal(size=(4, 2)), draw.normal(size=4), np.full(4, 0.1), np.ones(4))
     responses = np.array([[0.0, 1.0, 0.5, np.nan], [1.0, 1.0, 0.0, 0.0]])
     items = ("0-aa", "1-bb", "2-cc", "若-3")
-    return ItemBank("gsm8k", "exact_match,none", items, parameters, ("a/b", "c"), responses, ("c",), responses / 2, {"model": "2pl"})
+    models = ("a/b", "c"), responses, ("c",), responses / 2
+    return ItemBank("gsm8k", "exact_match,none", items, parameters, *models, {"model": "2pl"})
 
 
 @pytest.mark.parametrize("name", ["bank", "bank.yaml", "bank.safetensors", "gsm8k.v2"])

@@ -8,6 +8,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from scipy.stats import spearmanr
 
+from evomerge.fitness.irt import estimate
 from evomerge.fitness.irt.bank import ItemBank, ItemParameters
 from evomerge.fitness.irt.calibrate import calibrate, refit
 from evomerge.fitness.irt.estimate import (
@@ -64,6 +65,17 @@ def calibrated(responses):
     return replace(bank, parameters=calibrate(ResponseMatrix(responses, bank.models, bank.items)).parameters)
 
 
+@pytest.fixture
+def together(monkeypatch):
+    """Judge all models in one group, so that one factor says how wrong variances are."""
+    monkeypatch.setattr(estimate, "GROUPS", 1)
+
+
+def factor(estimator):
+    ((_, only),) = estimator.inflation
+    return only
+
+
 def errors(estimator, responses):
     found = estimator(responses[:, estimator.subset.rows])
     off = found.values - responses.mean(1)
@@ -82,7 +94,7 @@ def test_all_items_give_the_score(choice, dimensions):
         exact = 1e-12 if kind in ("raw", "p-irt", "mp-irt") or not subset.fitted else 1e-4
         np.testing.assert_allclose(found.values, new.mean(1), atol=exact)
         np.testing.assert_array_equal(found.standard_errors, 0)
-        assert np.isfinite(estimator.inflation)
+        assert np.isfinite(estimator.inflation).all()
 
 
 def test_graded_responses_that_are_seen_leave_no_doubt():
@@ -245,7 +257,7 @@ def test_items_are_not_judged_by_the_models_that_they_were_chosen_for(models):
     assert covered > covered_if_kept + 0.03
 
 
-def test_a_wrong_response_model_is_left_for_the_weights():
+def test_a_wrong_response_model_is_left_for_the_weights(together):
     parameters = items()
     responses = respond(parameters, 1000)
     subset = extract("score-optimal", 20, parameters, responses)
@@ -254,7 +266,7 @@ def test_a_wrong_response_model_is_left_for_the_weights():
     new = respond(parameters, 2000, seed=2)
     assert wrong["gp-irt"].share > 0.9
     assert errors(wrong["gp-irt"], new)[0] < 0.8 * errors(wrong["p-irt"], new)[0]
-    assert wrong["p-irt"].inflation > fit_estimator("p-irt", bank_of(parameters, responses), subset).inflation
+    assert factor(wrong["p-irt"]) > factor(fit_estimator("p-irt", bank_of(parameters, responses), subset))
     assert errors(wrong["p-irt"], new)[1] > 0.9
 
 
@@ -273,7 +285,7 @@ def test_no_share_is_below_0():
     assert fit_estimator("gp-irt", bank_of(deaf, respond(parameters, 300)), opposite).share == 0
 
 
-def test_the_share_and_the_inflation_are_those_that_fit():
+def test_the_share_and_the_inflation_are_those_that_fit(together):
     """With many models and shares for weights nothing is fitted anew: both follow from the estimators' parts."""
     parameters = items()
     shuffled = parameters.chosen(np.random.default_rng(0).permutation(100))
@@ -289,10 +301,24 @@ def test_the_share_and_the_inflation_are_those_that_fit():
     assert estimator.share == pytest.approx(best, abs=PRIOR_ERRORS / 400 + 1e-3)
     mixed = scores + estimator.share * (anchors - scores)
     expected = (np.sum((mixed - truth) ** 2 / variances) + PRIOR_ERRORS) / (400 + PRIOR_ERRORS)
-    assert estimator.inflation == pytest.approx(expected, rel=1e-9)
+    assert factor(estimator) == pytest.approx(expected, rel=1e-9)
     found = estimator(bank.responses[:, subset.rows])
     np.testing.assert_allclose(found.values, np.clip(mixed, 0, 1), atol=1e-12)
     np.testing.assert_allclose(found.standard_errors, np.sqrt(expected * variances), rtol=1e-9)
+
+
+def test_factors_follow_errors_that_depend_on_the_score(monkeypatch):
+    """Responses of able models with half of the noise: intervals of both kinds of models hold the truth."""
+    monkeypatch.setattr(estimate, "GROUP", 50)
+    parameters = items()
+    subset = extract("random", 20, parameters, respond(parameters, 100))
+    dull, able = (respond(parameters, 400, ability=np.full((400, 1), at)) for at in (-1.0, 1.5))
+    able = 0.5 * able + 0.5 * chances(parameters, np.full((400, 1), 1.5))
+    found = fit_estimator("p-irt", bank_of(parameters, np.concatenate([dull, able])), subset)
+    scores, factors = np.array(found.inflation).T
+    assert len(factors) == 8
+    assert (np.diff(scores) > 0).all()
+    assert factors[:3].mean() > 2 * factors[-3:].mean()
 
 
 def test_few_models_are_judged_by_fits_without_them():
@@ -303,7 +329,7 @@ def test_few_models_are_judged_by_fits_without_them():
         scores, variances = expected_scores(bank.parameters, subset.rows, bank.responses[:, subset.rows])
         squares = (scores - bank.responses.mean(1)) ** 2 / variances
         in_sample = (squares.sum() + PRIOR_ERRORS) / (12 + PRIOR_ERRORS)
-        assert fit_estimator("p-irt", bank, subset).inflation > 1.2 * in_sample
+        assert factor(fit_estimator("p-irt", bank, subset)) > 1.2 * in_sample
 
 
 def test_a_fold_is_fitted_to_the_other_models():
@@ -319,7 +345,7 @@ def test_a_fold_is_fitted_to_the_other_models():
         _, variances = expected_scores(parameters, subset.rows, row[None, subset.rows])
         squares.append((row[subset.rows] @ weights + offset - row.mean()) ** 2 / variances[0])
     expected = (sum(squares) + PRIOR_ERRORS) / (5 + PRIOR_ERRORS)
-    assert fit_estimator("anchor", bank, subset).inflation == pytest.approx(expected, rel=1e-6)
+    assert factor(fit_estimator("anchor", bank, subset)) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -376,7 +402,7 @@ def family(count=60, merges=300):
     return parameters, respond(parameters, merges + 2, ability=ability)
 
 
-def test_merges_alone_judge_estimators_of_merges():
+def test_merges_alone_judge_estimators_of_merges(together):
     parameters, responses = family()
     subset = extract("stratified", 12, parameters, responses)
     named = fit_estimator("gmp-irt", bank_of(parameters, responses, ("m0", "m1")), subset, responses[:2])
@@ -390,7 +416,7 @@ def test_merges_alone_judge_estimators_of_merges():
     share = np.clip((gaps @ errors_of_scores + belief / 2) / (gaps @ gaps + belief), 0, 1)
     assert named.share == pytest.approx(share, rel=1e-6)
     squares = (scores + share * gaps - merges.mean(1)) ** 2 / variances
-    assert named.inflation == pytest.approx((squares.sum() + PRIOR_ERRORS) / (300 + PRIOR_ERRORS), rel=1e-6)
+    assert factor(named) == pytest.approx((squares.sum() + PRIOR_ERRORS) / (300 + PRIOR_ERRORS), rel=1e-6)
     # whatever the parents respond to other items than those asked
     rest = np.setdiff1d(np.arange(60), subset.rows)
     changed = responses.copy()
