@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -57,7 +58,8 @@ def estimates(
     references = [reference.name for reference in summary.references]
     merges = sum(name not in references for name in facts["calibration"])
     evaluated = [trial for trial in trials if trial.items and not trial.cached]
-    softly = 0 if config.soft is None else len(evaluated) + len(facts["calibration"])
+    counts = facts["item_counts"]["search"]
+    soft = _soft(folder, evaluated) if config.soft else Counter[str]()
     found = Estimates(
         kind=config.kind,
         items=config.items,
@@ -71,9 +73,9 @@ def estimates(
                 calibration=merges * count,
                 trials=sum(trial.items.get(task, 0) for trial in evaluated),
                 exact=len(evaluated) * count,
-                soft=softly * min(count, (config.soft and config.soft.items) or count),
+                soft=soft[task],
             )
-            for task, count in facts["item_counts"]["search"].items()
+            for task, count in counts.items()
         },
     )
     if not summary.confirmed:
@@ -86,6 +88,21 @@ def estimates(
         abilities=[_abilities(row, banks, folder, hashes[row.label]) for row in compared],
         dimensions={name: bank.parameters.dimensions for name, bank in banks.items()},
     )
+
+
+def _soft(folder: RunFolder, evaluated: Sequence[Trial]) -> Counter[str]:
+    """Return how many soft responses of each task are stored: the trials' and those of calibration."""
+    calibrated = [path.stem for path in (folder.responses / "calibration").glob("*.json")]
+    found = Counter[str]()
+    for part, hashes in (("search", [trial.recipe_hash for trial in evaluated]), ("calibration", calibrated)):
+        for responses in filter(None, (_responses(folder, part, recipe_hash) for recipe_hash in hashes)):
+            found.update({task: len(given.gold or {}) for task, given in responses.tasks.items()})
+    return found
+
+
+def _responses(folder: RunFolder, part: str, recipe_hash: str) -> Responses | None:
+    outcome = ResponseStore(folder.responses / part).read(recipe_hash)
+    return None if outcome is None or outcome.responses is None else Responses.from_json(outcome.responses)
 
 
 def checks(summary: RunSummary, objective: str, items: int) -> list[EstimateCheck]:
@@ -117,11 +134,9 @@ def _check(trial: TrialRow, objective: str, confirmed: Interval, items: int) -> 
 def _abilities(row: ConfirmedRow, banks: Mapping[str, ItemBank], folder: RunFolder, recipe_hash: str) -> AbilityRow:
     """Return a model's abilities; none where its responses on the search items are no longer there."""
     part = "calibration" if row.trial is None else "search"
-    outcome = ResponseStore(folder.responses / part).read(recipe_hash)
-    if outcome is None or outcome.responses is None:
-        return AbilityRow(row.label, row.kind, {})
-    responses = Responses.from_json(outcome.responses)
-    return AbilityRow(row.label, row.kind, {name: ability(bank, responses) for name, bank in banks.items()})
+    responses = _responses(folder, part, recipe_hash)
+    values = {} if responses is None else {name: ability(bank, responses) for name, bank in banks.items()}
+    return AbilityRow(row.label, row.kind, values)
 
 
 def ability(bank: ItemBank, responses: Responses) -> tuple[float, float]:

@@ -257,7 +257,7 @@ def _asked(search: SearchInfo, task: str) -> str:
 def _estimation(estimate: EstimateInfo) -> str:
     merges = f"its parents and of {estimate.merges} random merges of them"
     bank = f"the item bank `{estimate.bank}`" if estimate.bank else f"item banks made from all responses of {merges}"
-    soft = " and from the probability of the right answer on more" if estimate.soft else ""
+    soft = " and from the probabilities of right answers" if estimate.soft else ""
     return (
         f"The scores of trials on the search items were not measured but estimated ({estimate.kind}; {MERGE3}), "
         f"from the responses to a few of them{soft}, with {bank}."

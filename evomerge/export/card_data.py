@@ -100,7 +100,7 @@ class EstimateInfo:
         items: task → the fewest and the most items that a trial was asked.
         bank: the name of the item bank; empty where the run made its own.
         merges: how many random merges it made that from, beside the parents.
-        soft: whether the probability of right answers was used too.
+        soft: whether the probabilities of right answers were used too.
     """
 
     kind: str

@@ -303,7 +303,8 @@ def _fitting(
     asked, dimensions = config.items, bank.parameters.dimensions
     if asked < dimensions:
         what = f"{asked} items are asked, fewer than the {dimensions} dimensions of the bank of {objective.task!r}"
-        raise ConfigError(Problem(what, where, f"raise estimate.items to {dimensions} or more, or calibrate with less"))
+        hint = f"raise estimate.items to {dimensions} or more, or calibrate with fewer dimensions"
+        raise ConfigError(Problem(what, where, hint))
     if len(items) <= asked:
         raise ConfigError(_too_few(objective.task, len(items), bank, fitness, config, where))
     if config.soft and bank.gold is None:
@@ -319,8 +320,11 @@ def _alike(objective: Objective, found: Mapping[Path, ItemBank], config: Estimat
     if not alike:
         there = ", ".join(dict.fromkeys(f"{bank.task!r} ({bank.metric})" for bank in found.values()))
         what = f"no item bank is of {objective.task!r} ({objective.metric}): {config.bank} has {there}"
-        hint = f"{CALIBRATE} OUT; or, if the responses were made with these very settings, correct `task` and `metric` "
-        raise ConfigError(Problem(what, where, hint + "in the bank's YAML file"))
+        hint = (
+            f"make one, {CALIBRATE} OUT; or, if the responses were made with these very settings, correct `task` and "
+            "`metric` in the bank's YAML file"
+        )
+        raise ConfigError(Problem(what, where, hint))
     if len({bank.fingerprint for bank in alike.values()}) > 1:
         names = ", ".join(bank_files(path)[0].name for path in alike)
         what = f"{config.bank} has {len(alike)} item banks of {objective.task!r} ({objective.metric}): {names}"
@@ -345,8 +349,8 @@ def _too_few(task: str, count: int, bank: ItemBank, fitness: Fitness, config: Es
             "test split where there is one"
         )
         hint = (
-            f"{CALIBRATE} OUT; or let lm-eval evaluate a copy of the task without `test_split`, whose "
-            "`validation_split` is the validation split, or the training split where there is none"
+            f"make one of search items, {CALIBRATE} OUT; or let lm-eval evaluate a copy of the task without "
+            "`test_split`, whose `validation_split` is the validation split, or the training split where there is none"
         )
         return Problem(what, where, hint)
     there = len(fitness.items("search")[task])

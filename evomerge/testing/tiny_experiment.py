@@ -39,6 +39,15 @@ def far(model, tokenizer, items):
     return [1 - value * value for value in near(model, tokenizer, items)]
 
 
+def right_items():
+    return TEXTS
+
+
+def right(model, tokenizer, items):
+    """Whether `near` is large for an item, softly: responses in [0, 1]."""
+    return [0.5 + 0.5 * value for value in near(model, tokenizer, items)]
+
+
 def fails(model, tokenizer):
     """Raises for every model."""
     raise ValueError("this function always fails")

@@ -1,0 +1,121 @@
+"""Races: what candidates are asked, and when they are asked no more."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from evomerge.experiments.evaluations import Scored
+from evomerge.experiments.journal import Trial
+from evomerge.experiments.racing import EstimatedPlan, dominated
+from evomerge.fitness.estimate_config import EstimateConfig
+from evomerge.fitness.estimation import Estimated, Items
+from evomerge.fitness.responses import Responses, TaskResponses
+from evomerge.searchers import ObjectiveSpec
+
+MAX, MIN = ObjectiveSpec("acc", "maximize"), ObjectiveSpec("loss", "minimize")
+
+
+def trial(number: int, error: float = 0.05, **objectives: float) -> Trial:
+    return Trial(number, {}, objectives, f"r{number}", standard_errors=dict.fromkeys(objectives, error))
+
+
+def scored(error: float = 0.05, **objectives: float) -> Scored:
+    return Scored(objectives, dict.fromkeys(objectives, error))
+
+
+def test_the_probability_is_that_of_normal_errors() -> None:
+    draw = np.random.default_rng(0)
+    rival, candidate = trial(0, 0.03, acc=0.7, loss=0.2), scored(0.06, acc=0.65, loss=0.25)
+    better = (draw.normal(0.7, 0.03, 200_000) > draw.normal(0.65, 0.06, 200_000)) & (
+        draw.normal(0.2, 0.03, 200_000) < draw.normal(0.25, 0.06, 200_000)
+    )
+    assert dominated(candidate, [rival], [MAX, MIN]) == pytest.approx(better.mean(), abs=0.005)
+    one = norm.cdf(0.05 / math.hypot(0.03, 0.06))
+    assert dominated(candidate, [rival], [MAX, MIN]) == pytest.approx(one**2, rel=1e-9)
+
+
+def test_the_likeliest_rival_counts_and_none_is_no_danger() -> None:
+    far, near = trial(0, acc=0.1, loss=0.9), trial(1, acc=0.9, loss=0.1)
+    assert dominated(scored(acc=0.5, loss=0.5), [], [MAX, MIN]) == 0
+    assert dominated(scored(acc=0.5, loss=0.5), [far], [MAX, MIN]) < 0.001
+    assert dominated(scored(acc=0.5, loss=0.5), [far, near], [MAX, MIN]) > 0.999
+
+
+def test_exact_scores_are_compared_exactly() -> None:
+    rival = replace(trial(0, acc=0.5), standard_errors={})
+    assert dominated(Scored({"acc": 0.49}, {}), [rival], [MAX]) == 1
+    assert dominated(Scored({"acc": 0.51}, {}), [rival], [MAX]) == 0
+
+
+@dataclass
+class Estimating:
+    """An estimation whose estimate is the mean response, known to 1 / items asked."""
+
+    config: EstimateConfig
+    items: Items
+    soft: Items = field(default_factory=dict)
+
+    def gold(self, items: Items, *, first: bool) -> Items:
+        return {}
+
+    def score(self, fitness: Any, responses: Responses) -> dict[str, Estimated]:
+        found = responses.tasks["t"].values["acc"]
+        return {"acc": Estimated(float(np.mean(found)), 1 / len(found))}
+
+    def more(self, fitness: Any, responses: Responses, count: int) -> Items:
+        left = [item for item in self.items["t"] if item not in responses.tasks["t"].items]
+        return {"t": tuple(left[:count])}
+
+
+def plan(**config: Any) -> EstimatedPlan:
+    estimation = Estimating(EstimateConfig(items=12, **config), {"t": tuple(map(str, range(12)))})
+    return EstimatedPlan(None, estimation, [MAX])  # type: ignore[arg-type]
+
+
+def asked(race: EstimatedPlan, right: float) -> list[int]:
+    """Return how many items a candidate is asked in each batch, if so large a part of its responses is right."""
+    asking, sizes, responses = race.begin(), [], None
+    while (more := asking(responses)) is not None:
+        names = more.items["t"]
+        sizes.append(len(names))
+        new = Responses({"t": TaskResponses(names, {"acc": [right] * len(names)})})
+        responses = new if responses is None else responses.with_more(new)
+    return sizes
+
+
+def test_without_a_race_all_chosen_items_are_asked_once() -> None:
+    race = plan()
+    race.told(trial(0, 0.001, acc=0.99))
+    assert asked(race, 0.0) == [12]
+
+
+def test_only_candidates_that_are_clearly_dominated_stop_early() -> None:
+    race = plan(adaptive={"batch": 5})
+    assert asked(race, 0.0) == [5, 5, 2]  # the first has no rivals
+    race.told(trial(0, 0.001, acc=0.9))
+    assert asked(race, 0.0) == [5]
+    assert asked(race, 0.88) == [5, 5, 2]
+    race.told(trial(1, 0.001, acc=0.1))  # dominated itself
+    race.told(replace(trial(2, acc=0.5), objectives=None))
+    assert asked(race, 0.95) == [5, 5, 2]
+
+
+def test_rivals_are_those_told_before_the_candidate_began() -> None:
+    race = plan(adaptive={"batch": 5})
+    asking = race.begin()
+    race.told(trial(0, 0.001, acc=0.99))
+    first = Responses({"t": TaskResponses(("0", "1", "2", "3", "4"), {"acc": [0.0] * 5})})
+    assert asking(first) is not None
+    assert race.begin()(first) is None
+
+
+def test_other_items_or_rules_make_other_digests() -> None:
+    plans = [plan(), plan(adaptive={}), plan(adaptive={"batch": 6})]
+    assert len({race.digest for race in plans}) == 3
+    assert plan().digest == plans[0].digest
