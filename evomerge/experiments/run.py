@@ -29,7 +29,7 @@ from evomerge.experiments.schema import ExperimentConfig, write_experiment
 from evomerge.experiments.summarise import objective_infos, reference_rows
 from evomerge.experiments.tracker import Tracker, row
 from evomerge.fitness import Responses, Split
-from evomerge.fitness.estimation import Estimation, estimation, soft_items
+from evomerge.fitness.estimation import Estimation, estimation
 from evomerge.fitness.estimation import read as read_estimation
 from evomerge.merging.statistics import Statistics
 from evomerge.recipes import Recipe, write_recipe
@@ -254,8 +254,9 @@ class _Run:
     def evaluations(self, split: Split) -> Evaluations:
         """Return evaluations on all items of a split; those of the search lie apart if trials are asked fewer."""
         fitness, estimated = self.prepared.fitness, self.estimate is not None and split == "search"
-        soft = soft_items(fitness, self.estimate) if estimated and self.estimate else {}
-        plan = FixedPlan("calibration" if estimated else split, fitness, Asked(fitness.items(split), soft))
+        items = fitness.items(split)
+        soft = items if estimated and self.estimate and self.estimate.soft else {}
+        plan = FixedPlan("calibration" if estimated else split, fitness, Asked(items, soft))
         return Evaluations(self.workers.pool, plan, self.folder.responses)
 
     def calibrate(self) -> None:

@@ -7,14 +7,16 @@ from pathlib import Path
 import pytest
 
 from evomerge.errors import ConfigError, FitnessError
-from evomerge.experiments.calibrate_from import calibrate_from
+from evomerge.experiments.calibrate_from import _identity, calibrate_from
 from evomerge.experiments.journal import Journal
+from evomerge.experiments.preflight import prepare
 from evomerge.experiments.run import start
 from evomerge.experiments.schema import ExperimentConfig, read_experiment
 from evomerge.fitness.estimate_config import CalibrationConfig, SoftConfig
 from evomerge.fitness.irt.bank import ItemBank
 from evomerge.testing.tasks import write_choices
 from evomerge.testing.tiny_experiment import SilentDisplay, tiny_experiment
+from evomerge.testing.tiny_models import tiny_family
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 CALIBRATION = CalibrationConfig(models=4, seed=3)
@@ -102,14 +104,26 @@ def test_more_models_are_evaluated_alone(file: Path, banks: Path, tmp_path: Path
     assert len(ItemBank.read(tmp_path / "out" / "1-far").models) == 10
 
 
-def test_responses_of_changed_models_or_settings_are_not_used(file: Path, banks: Path, tmp_path: Path) -> None:
-    shutil.copytree(file.parent, tmp_path / "mine", ignore=shutil.ignore_patterns("own", "named"))
-    mine = tmp_path / "mine"
-    score = mine / "score.py"
-    score.write_text(score.read_text().replace("30 * mean", "20 * mean"))
-    notes = calibrate(mine / "experiment.yaml", mine / "banks")
+def test_responses_under_other_settings_are_not_used(file: Path, banks: Path, tmp_path: Path) -> None:
+    shutil.copytree(banks, tmp_path / "out")
+    notes = calibrate(file, tmp_path / "out", "fitness.batch_size=3")
     assert "9 models are to be evaluated on all search items" in notes
-    assert ItemBank.read(mine / "banks" / "0-near").fingerprint != ItemBank.read(banks / "0-near").fingerprint
+
+
+def test_nor_are_those_of_other_weights_or_functions(tmp_path: Path) -> None:
+    path = tiny_experiment(tmp_path)
+
+    def identity(*overrides: str) -> str:
+        return _identity(prepare(read_experiment(str(path), overrides)))
+
+    before = identity()
+    assert identity("searcher=random", "search_space.granularity=global") == before
+    tiny_family(tmp_path / "other", seed=7)
+    shutil.copy(tmp_path / "other" / "b" / "model.safetensors", tmp_path / "models" / "b")
+    changed = identity()
+    score = tmp_path / "score.py"
+    score.write_text(score.read_text() + "\n")
+    assert len({before, changed, identity()}) == 3
 
 
 def test_soft_responses_come_with_the_bank(file: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from evomerge.export.card import describe, hub_origin, render_card
 from evomerge.export.card_data import (
     CardData,
     Comparison,
+    EstimateInfo,
     ObjectiveInfo,
     ParentInfo,
     Score,
@@ -126,6 +127,27 @@ def test_the_search_says_which_items_it_used_and_warns_of_the_winners_curse() ->
         "- the parents differ in the eos_token",
     ):
         assert words in text
+
+
+def test_estimated_scores_are_called_that_with_the_items_asked_and_the_bank() -> None:
+    assert "stimate" not in render_card(SEARCHED)
+
+    def text(estimate: EstimateInfo) -> str:
+        assert SEARCHED.search is not None
+        return render_card(
+            dataclasses.replace(SEARCHED, search=dataclasses.replace(SEARCHED.search, estimate=estimate))
+        )
+
+    own = text(EstimateInfo("gmp-irt", {"arithmetic_ja": (20, 20)}, merges=12))
+    assert "| arithmetic_ja | 60 | 20 | 200 |" in own
+    assert "estimated (gmp-irt; MERGE³" in own
+    assert "with item banks made from all responses of its parents and of 12 random merges of them." in own
+    assert "an error of estimation" in own
+    assert "probabilities" not in own
+    named = text(EstimateInfo("p-irt", {"arithmetic_ja": (5, 20)}, bank="mine", soft=True))
+    assert "| arithmetic_ja | 60 | 5–20 | 200 |" in named
+    assert "with the item bank `mine`." in named
+    assert "probabilities of right answers" in named
 
 
 def test_a_plain_merge_says_nothing_of_a_search() -> None:
