@@ -24,7 +24,7 @@ from evomerge.experiments.run_folder import RunFolder
 from evomerge.experiments.schema import read_experiment
 
 SEARCHERS = {"nsga2": "{kind: nsga2, population: 24}", "cma_es": "{kind: cma_es}"}
-CALIBRATION = "calibration: {models: 8}"
+CALIBRATION = "items: 10, calibration: {models: 8}"
 VARIANTS = {
     "exact": "null",
     "raw": f"{{kind: raw, choice: random, {CALIBRATION}}}",
@@ -33,6 +33,9 @@ VARIANTS = {
     "mp-irt": f"{{kind: mp-irt, {CALIBRATION}}}",
     "gmp-irt": f"{{kind: gmp-irt, {CALIBRATION}}}",
     "adaptive": f"{{kind: gmp-irt, adaptive: {{}}, {CALIBRATION}}}",
+    "rotating, smoothed": f"{{kind: anchor, choice: rotating, smooth: true, {CALIBRATION}}}",
+    "rotating, smoothed, soft": f"{{kind: anchor, choice: rotating, smooth: true, soft: {{items: 0}}, {CALIBRATION}}}",
+    "smoothed": f"{{kind: gmp-irt, smooth: true, {CALIBRATION}}}",
     "soft": f"{{kind: gmp-irt, soft: {{}}, {CALIBRATION}}}",
     "soft, asked only": f"{{kind: gmp-irt, soft: {{items: 0}}, {CALIBRATION}}}",
 }

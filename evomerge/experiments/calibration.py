@@ -18,23 +18,29 @@ from evomerge.fitness.irt.bank import ItemBank
 from evomerge.fitness.irt.calibrate import calibrate
 from evomerge.fitness.irt.responses import ResponseMatrix
 from evomerge.recipes import Recipe
+from evomerge.search_spaces.genes import Value
 from evomerge.searchers import build_searcher
 from evomerge.searchers.random_search import RandomConfig
 
 FEWEST = 4
 
 
-def random_merges(prepared: Prepared, config: CalibrationConfig) -> dict[str, Recipe]:
-    """Return name → recipe of merges drawn uniformly from the search space."""
+def random_genomes(prepared: Prepared, config: CalibrationConfig) -> dict[str, dict[str, Value]]:
+    """Return name → genome of merges drawn uniformly from the search space."""
     searcher = build_searcher(
         RandomConfig(kind="random", seed=config.seed), prepared.space.genes, prepared.objectives, config.models
     )
-    recipes = {}
+    genomes = {}
     for number in range(config.models):
         genome = searcher.ask()
         assert genome is not None, "random search always has a proposal"
-        recipes[f"random merge {number}"] = prepared.space.express(genome)
-    return recipes
+        genomes[f"random merge {number}"] = genome
+    return genomes
+
+
+def random_merges(prepared: Prepared, config: CalibrationConfig) -> dict[str, Recipe]:
+    """Return name → recipe of the same."""
+    return {name: prepared.space.express(genome) for name, genome in random_genomes(prepared, config).items()}
 
 
 def gather(

@@ -31,10 +31,14 @@ POLL_SECONDS = 0.5
 
 
 class Scored(NamedTuple):
-    """Objectives, and the standard errors of those that are estimated."""
+    """Objectives, and the standard errors of those that are estimated.
+
+    ``own`` holds value and standard error as the recipe's own responses have them, where these were smoothed.
+    """
 
     objectives: dict[str, float]
     standard_errors: dict[str, float]
+    own: Mapping[str, tuple[float, float]]
 
 
 class Asked(NamedTuple):
@@ -59,10 +63,10 @@ class Plan(Protocol):
     def digest(self) -> str:
         """Differs where other items may be asked; responses stored under another digest are not used."""
 
-    def begin(self) -> Asking:
-        """Return what decides on the items of the recipe started now."""
+    def begin(self, recipe: Recipe) -> Asking:
+        """Return what decides on the items of the recipe, which is started now."""
 
-    def score(self, responses: Responses) -> Scored:
+    def score(self, responses: Responses, genome: Genome) -> Scored:
         """Return the objectives of a recipe with these responses."""
 
 
@@ -85,13 +89,13 @@ class FixedPlan:
         """Of the items."""
         return digest(*self.asked)
 
-    def begin(self) -> Asking:
+    def begin(self, recipe: Recipe) -> Asking:
         """Return a function that asks once."""
         return lambda responses: self.asked if responses is None else None
 
-    def score(self, responses: Responses) -> Scored:
+    def score(self, responses: Responses, genome: Genome) -> Scored:
         """Return the exact objectives."""
-        return Scored(self.fitness.score(responses), {})
+        return Scored(self.fitness.score(responses), {}, {})
 
 
 class ResponseStore:
@@ -139,7 +143,7 @@ class Evaluations:
 
     def start(self, recipe: Recipe) -> None:
         """Begin to evaluate ``recipe``, unless its responses are known or on their way."""
-        key, asking = recipe.hash, self._plan.begin()
+        key, asking = recipe.hash, self._plan.begin(recipe)
         if key in self._pending or key in self._failed or self._store.read(key) is not None:
             return
         first = asking(None)
@@ -187,7 +191,7 @@ class Evaluations:
         self._asked.add(key)
         if outcome.responses is not None:
             responses = Responses.from_json(outcome.responses)
-            scored, error = self._score(responses)
+            scored, error = self._score(responses, genome)
             truncated, unextracted = shares(responses, "truncated"), shares(responses, "unextracted")
             items = {task: len(found.items) for task, found in responses.tasks.items()}
         now = datetime.now()
@@ -196,6 +200,7 @@ class Evaluations:
             genome=dict(genome),
             objectives=None if scored is None else scored.objectives,
             standard_errors={} if scored is None else scored.standard_errors,
+            own={} if scored is None else {name: list(each) for name, each in scored.own.items()},
             recipe_hash=key,
             error=error,
             seconds=outcome.seconds,
@@ -212,10 +217,10 @@ class Evaluations:
             finished=now,
         )
 
-    def _score(self, responses: Responses) -> tuple[Scored | None, str | None]:
+    def _score(self, responses: Responses, genome: Genome) -> tuple[Scored | None, str | None]:
         """Return the objectives, or None and why they cannot be computed (a metric of a broken merge may overflow)."""
         try:
-            scored = self._plan.score(responses)
+            scored = self._plan.score(responses, genome)
         except Exception:
             return None, traceback.format_exc()
         unusable = [name for name, value in scored.objectives.items() if not math.isfinite(value)]

@@ -33,7 +33,8 @@ PREFIX = "evomerge:"
 class Trial:
     """One proposed and evaluated genome. ``objectives`` is None when the trial failed; times are in seconds.
 
-    ``standard_errors`` are those of estimated objectives; ``items`` tells how many of each task were asked.
+    ``standard_errors`` are those of estimated objectives, ``own`` their values and standard errors before smoothing;
+    ``items`` tells how many of each task were asked.
     """
 
     number: int
@@ -50,6 +51,7 @@ class Trial:
     batch_size: int = 0
     standard_errors: dict[str, float] = field(default_factory=dict)
     items: dict[str, int] = field(default_factory=dict)
+    own: dict[str, list[float]] = field(default_factory=dict)
     truncated: dict[str, float] = field(default_factory=dict)
     unextracted: dict[str, float] = field(default_factory=dict)
     started: datetime | None = None

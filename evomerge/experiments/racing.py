@@ -10,15 +10,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from evomerge.experiments import fronts
 from evomerge.experiments.evaluations import Asked, Asking, Scored, digest
 from evomerge.experiments.journal import Trial
+from evomerge.experiments.smoothing import Noisy, Smoother
 from evomerge.fitness import Fitness, Responses
-from evomerge.fitness.estimation import Estimation
+from evomerge.fitness.estimation import Estimated, Estimation
+from evomerge.recipes import Recipe
+from evomerge.search_spaces.genes import Gene, Genome
 from evomerge.searchers import ObjectiveSpec
+
+_LEAST_SPREAD = 1e-9
 
 
 class EstimatedPlan:
@@ -28,13 +32,27 @@ class EstimatedPlan:
         fitness: whose items these are.
         estimation: chooses items and estimates.
         objectives: what the trials are compared by.
+        genes: of the search space, over which estimates are smoothed if the experiment says so.
+        known: genomes with their exact scores, by objective.
     """
 
     name = "search"
 
-    def __init__(self, fitness: Fitness, estimation: Estimation, objectives: Sequence[ObjectiveSpec]) -> None:
+    def __init__(
+        self,
+        fitness: Fitness,
+        estimation: Estimation,
+        objectives: Sequence[ObjectiveSpec],
+        genes: Sequence[Gene] = (),
+        known: Sequence[tuple[Genome, Mapping[str, float]]] = (),
+    ) -> None:
         self._fitness, self._estimation, self._objectives = fitness, estimation, tuple(objectives)
         self._front: list[Trial] = []
+        smooth = estimation.config.smooth
+        self._smoothers = {objective.name: Smoother(genes) for objective in objectives} if smooth else {}
+        for name, smoother in self._smoothers.items():
+            for genome, scores in known:
+                smoother.tell(Noisy(genome, scores[name], 0.0))
 
     @property
     def digest(self) -> str:
@@ -47,19 +65,35 @@ class EstimatedPlan:
         """Take in a trial: the front so far is what candidates race against."""
         if trial.objectives is None:
             return
+        for name, (value, error) in {} if trial.cached else trial.own.items():
+            self._smoothers[name].tell(Noisy(trial.genome, value, error))
         candidates = [*self._front, trial]
         kept = fronts.front([t.objectives or {} for t in candidates], self._objectives)
         self._front = [candidates[row] for row in kept]
 
-    def score(self, responses: Responses) -> Scored:
-        """Return the estimates and their standard errors."""
-        found = self._estimation.score(self._fitness, responses)
+    def score(self, responses: Responses, genome: Genome) -> Scored:
+        """Return the estimates and their standard errors, smoothed over the trials told so far."""
+        own = self._estimation.score(self._fitness, responses)
+        found = dict(own)
+        for name, smoother in self._smoothers.items():
+            smoothed = smoother.smoothed([genome], Noisy(genome, *own[name]))
+            found[name] = Estimated(*smoothed[0]) if smoothed else own[name]
         errors = {name: estimate.standard_error for name, estimate in found.items()}
-        return Scored({name: estimate.value for name, estimate in found.items()}, errors)
+        values = {name: estimate.value for name, estimate in found.items()}
+        return Scored(values, errors, {name: own[name] for name in self._smoothers})
 
-    def begin(self) -> Asking:
+    def final_front(self, trials: Sequence[Trial]) -> list[Trial]:
+        """Return the trials that no other dominates in the light of all that was told, in order."""
+        found = [trial for trial in trials if trial.objectives is not None]
+        scores = [dict(trial.objectives or {}) for trial in found]
+        for name, smoother in self._smoothers.items():
+            for score, (value, _) in zip(scores, smoother.smoothed([t.genome for t in found]) or [], strict=False):
+                score[name] = value
+        return [found[row] for row in fronts.front(scores, self._objectives)]
+
+    def begin(self, recipe: Recipe) -> Asking:
         """Return what decides on the items of the candidate asked now."""
-        items, config = self._estimation.items, self._estimation.config
+        items, config = self._estimation.items_of(recipe.hash), self._estimation.config
         if config.adaptive is None:
             whole = Asked(items, self._estimation.gold(items, first=True))
             return lambda responses: whole if responses is None else None
@@ -70,7 +104,10 @@ class EstimatedPlan:
                 first = {task: names[:batch] for task, names in items.items()}
                 return Asked(first, self._estimation.gold(first, first=True))
             asked = max(len(found.items) for found in responses.tasks.values())
-            if asked >= config.items or dominated(self.score(responses), rivals, self._objectives) >= confidence:
+            if asked >= config.items:
+                return None
+            own = self._estimation.score(self._fitness, responses)
+            if dominated(own, rivals, self._objectives) >= confidence:
                 return None
             more = self._estimation.more(self._fitness, responses, min(batch, config.items - asked))
             return Asked(more, self._estimation.gold(more, first=False))
@@ -78,34 +115,28 @@ class EstimatedPlan:
         return asking
 
 
-def dominated(candidate: Scored, rivals: Sequence[Trial], objectives: Sequence[ObjectiveSpec]) -> float:
+def dominated(
+    candidate: Mapping[str, tuple[float, float]], rivals: Sequence[Trial], objectives: Sequence[ObjectiveSpec]
+) -> float:
     """Return how probably the likeliest of the rivals is better in every objective, in [0, 1].
 
     Errors are taken as normal and independent. As trials are asked much the same items, theirs go together, and the
     probability is rather too small.
+
+    Args:
+        candidate: objective to value and standard error.
+        rivals: trials with objectives.
+        objectives: what they are compared by.
     """
-    if not rivals:
-        return 0.0
-    better = [
-        math.prod(
-            float(
-                norm.cdf(
-                    _gain(objective, rival.objectives or {}, candidate.objectives)
-                    / _spread(objective, rival, candidate)
-                )
-            )
-            for objective in objectives
-        )
-        for rival in rivals
-    ]
-    return float(np.max(better))
+    return max((_better(rival, candidate, objectives) for rival in rivals), default=0.0)
 
 
-def _gain(objective: ObjectiveSpec, rival: Mapping[str, float], candidate: Mapping[str, float]) -> float:
-    sign = 1 if objective.direction == "maximize" else -1
-    return sign * (rival[objective.name] - candidate[objective.name])
-
-
-def _spread(objective: ObjectiveSpec, rival: Trial, candidate: Scored) -> float:
-    errors = rival.standard_errors.get(objective.name, 0.0), candidate.standard_errors.get(objective.name, 0.0)
-    return max(math.hypot(*errors), 1e-9)
+def _better(rival: Trial, candidate: Mapping[str, tuple[float, float]], objectives: Sequence[ObjectiveSpec]) -> float:
+    chance = 1.0
+    for objective in objectives:
+        value, error = candidate[objective.name]
+        sign = 1 if objective.direction == "maximize" else -1
+        gain = sign * ((rival.objectives or {})[objective.name] - value)
+        spread = math.hypot(error, rival.standard_errors.get(objective.name, 0.0))
+        chance *= float(ndtr(gain / max(spread, _LEAST_SPREAD)))
+    return chance

@@ -250,6 +250,7 @@ class _Run:
         self.display, self.interrupts, self.facts = display, interrupts, facts
         self.estimate = prepared.experiment.fitness.estimate
         self.estimation: Estimation | None = None
+        self.race: EstimatedPlan | None = None
 
     def evaluations(self, split: Split) -> Evaluations:
         """Return evaluations on all items of a split; those of the search lie apart if trials are asked fewer."""
@@ -327,12 +328,12 @@ class _Run:
             experiment.name, objective_infos(self.facts), budget, len(recorded), reference_rows(references)
         )
 
-        evaluations, race = self.trial_evaluations()
+        evaluations, self.race = self.trial_evaluations()
 
         def told(trial: Trial, in_flight: int) -> None:
             changed = tracker.add(trial)
-            if race is not None:
-                race.told(trial)
+            if self.race is not None:
+                self.race.told(trial)
             replaying = trial.number < len(recorded) - 1
             if changed and not replaying:
                 self.write_front(tracker, None)
@@ -367,7 +368,21 @@ class _Run:
         """Return the evaluations of trials, and what races them if they are estimated."""
         if self.estimation is None:
             return self.evaluations("search"), None
-        plan = EstimatedPlan(self.prepared.fitness, self.estimation, self.prepared.objectives)
+        prepared = self.prepared
+        names = set(self.journal.facts()["calibration"])
+        genomes = calibration.random_genomes(prepared, self.estimation.config.calibration)
+        known = [
+            (
+                genome,
+                {
+                    o: float(e.bank.responses[e.bank.models.index(name)].mean())
+                    for o, e in self.estimation.objectives.items()
+                },
+            )
+            for name, genome in genomes.items()
+            if name in names
+        ]
+        plan = EstimatedPlan(prepared.fitness, self.estimation, prepared.objectives, prepared.space.genes, known)
         return Evaluations(self.workers.pool, plan, self.folder.responses), plan
 
     def confirm(self, tracker: Tracker) -> Confirmation:
@@ -409,8 +424,9 @@ class _Run:
         """Return the front, and the trial that the experiment picks by number if it is not on it."""
         rule = self.prepared.experiment.pick
         wanted = int(rule.removeprefix("trial:")) if rule.startswith("trial:") else None
-        extra = [t for t in tracker.trials if t.number == wanted and t not in tracker.front and not t.failed]
-        return tracker.front + extra
+        front = tracker.front if self.race is None else self.race.final_front(tracker.trials)
+        extra = [t for t in tracker.trials if t.number == wanted and t not in front and not t.failed]
+        return front + extra
 
     def recipe(self, trial: Trial) -> Recipe:
         """Return a trial's recipe."""

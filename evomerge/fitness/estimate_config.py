@@ -44,7 +44,9 @@ class EstimateConfig(_Strict):
     Attributes:
         kind: the estimator.
         items: asked of each task in a trial; with ``adaptive``, at most.
-        choice: how these are chosen.
+        choice: how these are chosen; ``rotating`` gives each recipe others, one of each layer of items of like
+            difficulty.
+        smooth: weigh a trial's estimate against those of trials with like genomes.
         bank: an item bank or a folder of them, from `evomerge calibrate`; left out, the run makes its own.
         calibration: how it does.
         adaptive: ask in batches, and stop early.
@@ -53,7 +55,8 @@ class EstimateConfig(_Strict):
 
     kind: Kind = "gmp-irt"
     items: int = Field(default=20, ge=2)
-    choice: Choice = "score-optimal"
+    choice: Choice | Literal["rotating"] = "score-optimal"
+    smooth: bool = False
     bank: str | None = None
     calibration: CalibrationConfig = CalibrationConfig()
     adaptive: AdaptiveConfig | None = None

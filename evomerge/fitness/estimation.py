@@ -59,8 +59,14 @@ class ObjectiveEstimate:
         """Of the models that the bank was made from."""
         return ScoreMoments.of(self.bank.parameters, completed(self.bank.parameters, self.bank.responses))
 
+    def layers(self, count: int) -> list[Rows]:
+        """Return the items in layers of like difficulty."""
+        return np.array_split(np.argsort(np.nanmean(self.bank.responses, axis=0), kind="stable"), count)
+
     def at(self, rows: Rows) -> Estimator:
         """Return the estimator for some items: the chosen ones, or others, weighed by the best linear predictor."""
+        if not self.estimator.subset.fitted and len(set(rows) - set(self.estimator.subset.rows)):
+            return replace(self.estimator, subset=Subset(rows, np.full(len(rows), 1 / len(rows))))
         if sorted(rows) == sorted(self.estimator.subset.rows):
             order = {row: n for n, row in enumerate(self.estimator.subset.rows)}
             places = [order[row] for row in rows]
@@ -108,6 +114,18 @@ class Estimation:
         chosen: dict[str, dict[str, None]] = {}
         for objective in self.objectives.values():
             names = [objective.bank.items[row] for row in objective.estimator.subset.rows]
+            chosen.setdefault(objective.task, {}).update(dict.fromkeys(names))
+        return {task: tuple(names) for task, names in chosen.items()}
+
+    def items_of(self, recipe_hash: str) -> Items:
+        """Return the items that a recipe is asked: the chosen ones, or its own where they rotate."""
+        if self.config.choice != "rotating":
+            return self.items
+        draw = np.random.default_rng(int(recipe_hash, 16))
+        chosen: dict[str, dict[str, None]] = {}
+        for objective in self.objectives.values():
+            rows = [draw.choice(layer) for layer in objective.layers(self.config.items)]
+            names = [objective.bank.items[row] for row in draw.permutation(rows)]
             chosen.setdefault(objective.task, {}).update(dict.fromkeys(names))
         return {task: tuple(names) for task, names in chosen.items()}
 
@@ -182,7 +200,8 @@ def estimation(
         of_parents = np.array([[values[item] for item in bank.items] for values in known])
         at = abilities(bank.parameters, of_parents).means
         full = completed(bank.parameters, bank.responses)
-        chosen = extract(config.choice, config.items, bank.parameters, full, at=at, seed=fitness.config.seed)
+        choice = "stratified" if config.choice == "rotating" else config.choice
+        chosen = extract(choice, config.items, bank.parameters, full, at=at, seed=fitness.config.seed)
         rows = None
         if config.soft:
             also = set(soft[objective.task]) | {bank.items[row] for row in chosen.rows}

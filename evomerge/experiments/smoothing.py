@@ -1,0 +1,111 @@
+"""What trials with like genomes say of each other: estimates smoothed over the search space.
+
+A trial's own estimate comes from a few items. A Gaussian process over genomes, told each trial's estimate with its
+standard error, weighs it against those of the neighbours (kriging with known noise; Ankenman, Nelson and Staum 2010,
+"Stochastic kriging for simulation metamodeling").
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from evomerge.search_spaces.genes import Gene, Genome
+from evomerge.searchers.box import UnitBox
+
+FEWEST = 10  # estimates before anything is smoothed
+GROWTH = 1.3  # the kernel is fitted anew when there are so many times more estimates
+MOST = 1000  # estimates taken into account, the latest
+_LEAST_ERROR = 1e-3
+
+Array = npt.NDArray[np.float64]
+
+
+class Noisy(NamedTuple):
+    """A genome's estimate and its standard error."""
+
+    genome: Genome
+    value: float
+    standard_error: float
+
+
+class Smoother:
+    """One objective's estimates, in [0, 1], over a search space: a deterministic function of what it was told, in order.
+
+    Args:
+        genes: of the search space.
+    """
+
+    def __init__(self, genes: Sequence[Gene]) -> None:
+        self._box = UnitBox(genes)
+        self._points: list[Array] = []
+        self._values: list[float] = []
+        self._errors: list[float] = []
+        self._kernels: dict[int, Any] = {}
+
+    def tell(self, estimate: Noisy) -> None:
+        """Take in a trial's own estimate."""
+        self._points.append(self._box.point(estimate.genome))
+        self._values.append(estimate.value)
+        self._errors.append(max(estimate.standard_error, _LEAST_ERROR))
+
+    def smoothed(self, genomes: Sequence[Genome], also: Noisy | None = None) -> list[tuple[float, float]] | None:
+        """Return the smoothed values and standard errors of genomes; None while too little is known.
+
+        Args:
+            genomes: any.
+            also: an estimate to take into account this once.
+        """
+        points, known, errors = self._points, self._values, self._errors
+        if also is not None:
+            points, known = [*points, self._box.point(also.genome)], [*known, also.value]
+            errors = [*errors, max(also.standard_error, _LEAST_ERROR)]
+        if len(self._values) < FEWEST:
+            return None
+        latest = slice(-MOST, None)
+        process, centre, scale = _process(points[latest], known[latest], errors[latest], self._kernel())
+        asked = np.array([self._box.point(genome) for genome in genomes])
+        means, deviations = process.predict(asked, return_std=True)
+        variances = np.maximum(np.square(deviations) - process.kernel_.k2.noise_level, 0)
+        values = np.clip(centre + scale * means, 0, 1)
+        return [(float(value), float(scale * v**0.5)) for value, v in zip(values, variances, strict=True)]
+
+    def _kernel(self) -> Any:
+        """Return the kernel fitted when there were as many estimates as a fixed schedule says.
+
+        So it does not depend on when it was asked for, and a resumed run has the same.
+        """
+        count = FEWEST
+        while int(count * GROWTH) <= len(self._values):
+            count = int(count * GROWTH)
+        if count not in self._kernels:
+            parts = slice(max(0, count - MOST), count)
+            process, _, _ = _process(self._points[parts], self._values[parts], self._errors[parts], None)
+            self._kernels = {count: process.kernel_}
+        return self._kernels[count]
+
+
+def _process(
+    points: Sequence[Array], values: Sequence[float], errors: Sequence[float], kernel: Any
+) -> tuple[Any, float, float]:
+    """Return a Gaussian process on standardised values, and their centre and scale; its kernel is fitted if None."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
+
+    known = np.array(values)
+    centre, scale = float(known.mean()), max(float(known.std()), _LEAST_ERROR)
+    prior = ConstantKernel(1.0, (1e-2, 1e2)) * RBF(np.full(len(points[0]), 0.5), (5e-2, 1e1))
+    process = GaussianProcessRegressor(
+        kernel or prior + WhiteKernel(1e-2, (1e-5, 1e0)),
+        alpha=np.square(np.array(errors) / scale),
+        optimizer=None if kernel else "fmin_l_bfgs_b",
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # length scales at their bounds: genes without effect
+        process.fit(np.array(points), (known - centre) / scale)
+    return process, centre, scale
