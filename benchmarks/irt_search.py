@@ -25,19 +25,16 @@ from evomerge.experiments.schema import read_experiment
 
 SEARCHERS = {"nsga2": "{kind: nsga2, population: 24}", "cma_es": "{kind: cma_es}"}
 CALIBRATION = "items: 10, calibration: {models: 8}"
+ROTATING = f"kind: anchor, choice: rotating, smooth: true, {CALIBRATION}"
 VARIANTS = {
     "exact": "null",
     "raw": f"{{kind: raw, choice: random, {CALIBRATION}}}",
-    "p-irt": f"{{kind: p-irt, {CALIBRATION}}}",
-    "gp-irt": f"{{kind: gp-irt, {CALIBRATION}}}",
-    "mp-irt": f"{{kind: mp-irt, {CALIBRATION}}}",
     "gmp-irt": f"{{kind: gmp-irt, {CALIBRATION}}}",
-    "adaptive": f"{{kind: gmp-irt, adaptive: {{}}, {CALIBRATION}}}",
-    "rotating, smoothed": f"{{kind: anchor, choice: rotating, smooth: true, {CALIBRATION}}}",
-    "rotating, smoothed, soft": f"{{kind: anchor, choice: rotating, smooth: true, soft: {{items: 0}}, {CALIBRATION}}}",
-    "smoothed": f"{{kind: gmp-irt, smooth: true, {CALIBRATION}}}",
-    "soft": f"{{kind: gmp-irt, soft: {{}}, {CALIBRATION}}}",
-    "soft, asked only": f"{{kind: gmp-irt, soft: {{items: 0}}, {CALIBRATION}}}",
+    "gmp-irt, smoothed": f"{{kind: gmp-irt, smooth: true, {CALIBRATION}}}",
+    "gmp-irt, soft": f"{{kind: gmp-irt, soft: {{}}, {CALIBRATION}}}",
+    "rotating, smoothed": f"{{{ROTATING}}}",
+    "rotating, smoothed, soft": f"{{{ROTATING}, soft: {{items: 0}}}}",
+    "rotating, smoothed, race": f"{{{ROTATING}, adaptive: {{batch: 3}}}}",
 }
 
 

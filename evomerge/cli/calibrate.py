@@ -15,7 +15,13 @@ if TYPE_CHECKING:
     from evomerge.fitness.irt.quadrature_em import Model
 
 # Options that mean something to one of the two ways only: by parameter, what the user calls them.
-FOR_RESPONSES = {"task": "--task", "metric": "--metric", "drop_constant": "--drop-constant", "device": "--device"}
+FOR_RESPONSES = {
+    "task": "--task",
+    "metric": "--metric",
+    "drop_constant": "--drop-constant",
+    "keep_constant": "--keep-constant",
+    "device": "--device",
+}
 FOR_EXPERIMENTS = {"models": "--models", "soft": "--soft", "overrides": "--set", "ray_address": "--ray-address"}
 
 
@@ -54,6 +60,7 @@ class _Dimensions(click.ParamType):
 @click.option("--task", metavar="TASK", help="The task that the responses are to; of a folder: which one.")
 @click.option("--metric", metavar="METRIC[,FILTER]", help="The metric that they are; of a folder: which one.")
 @click.option("--drop-constant", is_flag=True, help="Leave out items to which all models respond the same.")
+@click.option("--keep-constant", is_flag=True, help="Keep them: they say nothing of models, but count in the score.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--models", type=click.IntRange(min=4), help="With --from: random merges to evaluate.  [default: 12]")
 @click.option("--soft", is_flag=True, help="With --from: ask for the probability of right answers too.")
@@ -72,6 +79,7 @@ def command(
     task: str | None,
     metric: str | None,
     drop_constant: bool,
+    keep_constant: bool,
     device: str,
     models: int | None,
     soft: bool,
@@ -92,7 +100,20 @@ def command(
     if experiment is None:
         responses, out = _both(paths)
         _refuse(context, FOR_EXPERIMENTS, "needs --from EXPERIMENT")
-        _from_responses(responses, out, model or "2pl", dimensions or "auto", task, metric, drop_constant, seed, device)
+        if drop_constant and keep_constant:
+            raise click.UsageError("--drop-constant and --keep-constant exclude each other")
+        _from_responses(
+            responses,
+            out,
+            model or "2pl",
+            dimensions or "auto",
+            task,
+            metric,
+            drop_constant,
+            keep_constant,
+            seed,
+            device,
+        )
     else:
         out = _alone(paths)
         _refuse(context, FOR_RESPONSES, "is of RESPONSES, and means nothing with --from")
@@ -132,6 +153,7 @@ def _from_responses(
     task: str | None,
     metric: str | None,
     drop_constant: bool,
+    keep_constant: bool,
     seed: int | None,
     device: str,
 ) -> None:
@@ -151,7 +173,13 @@ def _from_responses(
             click.echo(f"left out {len(constant)} constant items")
     _warn(matrix.warnings(str(responses)))
     found = calibrate(
-        matrix, model, dimensions, seed=seed or 0, device=device, report=lambda line: click.echo(line, err=True)
+        matrix,
+        model,
+        dimensions,
+        seed=seed or 0,
+        device=device,
+        report=lambda line: click.echo(line, err=True),
+        keep_constant=keep_constant,
     )
     if not found.converged:
         click.secho(f"warning: the fit did not come to rest in {found.turns} turns", fg="yellow", err=True)

@@ -15,10 +15,11 @@ from pathlib import Path
 from evomerge.errors import ConfigError, Problem
 from evomerge.experiments import calibration, hybrid
 from evomerge.experiments.evaluations import Asked, Evaluations, FixedPlan, ResponseStore
+from evomerge.experiments.identity import settings_of
 from evomerge.experiments.interrupts import watched
 from evomerge.experiments.preflight import Prepared, prepare
-from evomerge.experiments.run import _settings, _workers
 from evomerge.experiments.run_folder import RunFolder
+from evomerge.experiments.run_workers import open_workers
 from evomerge.experiments.schema import ExperimentConfig
 from evomerge.fitness import Fitness, Responses
 from evomerge.fitness.estimate_config import CalibrationConfig, EstimateConfig, SoftConfig
@@ -79,7 +80,7 @@ def calibrate_from(
     with (
         folder.locked(),
         watched(display.note) as interrupts,
-        _workers(prepared, display, ray_address, interrupts.install) as workers,
+        open_workers(prepared, display, ray_address, interrupts.install) as workers,
     ):
         evaluations = Evaluations(workers.pool, plan, folder.responses)
         missing = _missing(recipes, plan, folder.responses)
@@ -123,7 +124,7 @@ class _Plan(FixedPlan):
 
 
 def _identity(prepared: Prepared) -> str:
-    settings = _settings(prepared, prepared.donor)
+    settings = settings_of(prepared, prepared.donor)
     kept = {name: value for name, value in settings.items() if name not in OF_THE_SEARCH}
     weights = {reference: parent.fingerprint for reference, parent in prepared.parents.checkpoints.items()}
     return json.dumps([kept, weights], sort_keys=True)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, get_args
 
 from evomerge.errors import WorkerError
@@ -28,6 +29,7 @@ from evomerge.workers import Outcome, Pool
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 POLL_SECONDS = 0.5
+NO_GENOME: Genome = MappingProxyType({})  # of models that the searcher did not propose
 
 
 class Scored(NamedTuple):
@@ -63,7 +65,7 @@ class Plan(Protocol):
     def digest(self) -> str:
         """Differs where other items may be asked; responses stored under another digest are not used."""
 
-    def begin(self, recipe: Recipe) -> Asking:
+    def begin(self, recipe: Recipe, genome: Genome) -> Asking:
         """Return what decides on the items of the recipe, which is started now."""
 
     def score(self, responses: Responses, genome: Genome) -> Scored:
@@ -89,7 +91,7 @@ class FixedPlan:
         """Of the items."""
         return digest(*self.asked)
 
-    def begin(self, recipe: Recipe) -> Asking:
+    def begin(self, recipe: Recipe, genome: Genome) -> Asking:
         """Return a function that asks once."""
         return lambda responses: self.asked if responses is None else None
 
@@ -141,9 +143,9 @@ class Evaluations:
         self._failed: dict[str, Outcome] = {}
         self._asked: set[str] = set()
 
-    def start(self, recipe: Recipe) -> None:
+    def start(self, recipe: Recipe, genome: Genome = NO_GENOME) -> None:
         """Begin to evaluate ``recipe``, unless its responses are known or on their way."""
-        key, asking = recipe.hash, self._plan.begin(recipe)
+        key, asking = recipe.hash, self._plan.begin(recipe, genome)
         if key in self._pending or key in self._failed or self._store.read(key) is not None:
             return
         first = asking(None)

@@ -16,7 +16,7 @@ from evomerge.errors import RunError, WorkerError
 from evomerge.experiments.journal import Trial
 from evomerge.recipes import Recipe
 from evomerge.search_spaces import SearchSpace
-from evomerge.search_spaces.genes import Value
+from evomerge.search_spaces.genes import Genome, Value
 from evomerge.searchers import Searcher
 
 
@@ -32,7 +32,7 @@ class Candidate:
 class Evaluator(Protocol):
     """What the loop needs of the workers."""
 
-    def start(self, recipe: Recipe) -> None:
+    def start(self, recipe: Recipe, genome: Genome) -> None:
         """Begin to evaluate ``recipe``, unless its responses are known or on their way."""
 
     def finish(self, candidate: Candidate) -> Trial:
@@ -72,7 +72,7 @@ def search(
                 break
             candidate = Candidate(asked, genome, space.express(genome))
             if asked >= len(recorded):
-                evaluator.start(candidate.recipe)
+                evaluator.start(candidate.recipe, genome)
             open_candidates.append(candidate)
             asked += 1
         if not open_candidates:

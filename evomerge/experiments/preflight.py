@@ -20,7 +20,7 @@ from evomerge.errors import CheckpointError, ConfigError, EvomergeError, Problem
 from evomerge.experiments import fronts
 from evomerge.experiments.schema import ExperimentConfig
 from evomerge.fitness import Fitness
-from evomerge.fitness.estimation import estimate_problems, open_banks
+from evomerge.fitness.estimation import estimate_problems, open_banks, partial_banks
 from evomerge.fitness.irt.bank import ItemBank
 from evomerge.merging import Parents, check_recipe
 from evomerge.merging.paths import path_problems
@@ -122,7 +122,7 @@ def prepare(experiment: ExperimentConfig, *, out: Path | None = None) -> Prepare
         problems += _disk(out, fitness, experiment.budget.trials)
     if problems or parents is None or fitness is None or space is None or like is None:
         raise ConfigError(list(dict.fromkeys(problems)))
-    warnings = tuple(str(problem) for problem in fitness.warnings)
+    warnings = tuple(str(problem) for problem in (*fitness.warnings, *partial_banks(fitness, banks or {})))
     return Prepared(experiment, parents, fitness, space, objectives, warnings, dtype, donor, like, banks)
 
 

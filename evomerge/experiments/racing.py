@@ -22,7 +22,7 @@ from evomerge.recipes import Recipe
 from evomerge.search_spaces.genes import Gene, Genome
 from evomerge.searchers import ObjectiveSpec
 
-_LEAST_SPREAD = 1e-9
+_LEAST_SPREAD, _LEAST_ERROR = 1e-9, 1e-3
 
 
 class EstimatedPlan:
@@ -91,13 +91,14 @@ class EstimatedPlan:
                 score[name] = value
         return [found[row] for row in fronts.front(scores, self._objectives)]
 
-    def begin(self, recipe: Recipe) -> Asking:
+    def begin(self, recipe: Recipe, genome: Genome) -> Asking:
         """Return what decides on the items of the candidate asked now."""
         items, config = self._estimation.items_of(recipe.hash), self._estimation.config
         if config.adaptive is None:
             whole = Asked(items, self._estimation.gold(items, first=True))
             return lambda responses: whole if responses is None else None
         rivals, batch, confidence = tuple(self._front), config.adaptive.batch, config.adaptive.confidence
+        expected = {name: smoother.smoothed([genome]) for name, smoother in self._smoothers.items()}
 
         def asking(responses: Responses | None) -> Asked | None:
             if responses is None:
@@ -107,12 +108,22 @@ class EstimatedPlan:
             if asked >= config.items:
                 return None
             own = self._estimation.score(self._fitness, responses)
-            if dominated(own, rivals, self._objectives) >= confidence:
+            known = {name: _both(estimate, expected.get(name)) for name, estimate in own.items()}
+            if dominated(known, rivals, self._objectives) >= confidence:
                 return None
             more = self._estimation.more(self._fitness, responses, min(batch, config.items - asked))
             return Asked(more, self._estimation.gold(more, first=False))
 
         return asking
+
+
+def _both(own: Estimated, expected: Sequence[tuple[float, float]] | None) -> Estimated:
+    """Return a candidate's own estimate together with what its neighbours let expect."""
+    if not expected:
+        return own
+    value, error = expected[0]
+    weights = max(own.standard_error, _LEAST_ERROR) ** -2, max(error, _LEAST_ERROR) ** -2
+    return Estimated((weights[0] * own.value + weights[1] * value) / sum(weights), sum(weights) ** -0.5)
 
 
 def dominated(

@@ -2,42 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
-import json
-import platform
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from evomerge.errors import EvomergeError, RunError, WorkerError
 from evomerge.experiments import calibration, fronts, hybrid, run_folder
 from evomerge.experiments.confirmation import Answered, Confirmation, confirm, read_confirmation
-from evomerge.experiments.evaluations import SPLITS, Asked, Evaluations, FixedPlan, digest
+from evomerge.experiments.evaluations import Asked, Evaluations, FixedPlan
 from evomerge.experiments.export_run import choose, export
 from evomerge.experiments.front_file import write_front
+from evomerge.experiments.identity import facts_of
 from evomerge.experiments.interrupts import Interrupts, watched
 from evomerge.experiments.journal import Journal, Trial
 from evomerge.experiments.loop import AllFailed, search
 from evomerge.experiments.preflight import Prepared, prepare
 from evomerge.experiments.racing import EstimatedPlan
 from evomerge.experiments.run_folder import RunFolder
+from evomerge.experiments.run_workers import RunWorkers, open_workers
 from evomerge.experiments.schema import ExperimentConfig, write_experiment
 from evomerge.experiments.summarise import objective_infos, reference_rows
 from evomerge.experiments.tracker import Tracker, row
 from evomerge.fitness import Responses, Split
-from evomerge.fitness.estimation import Estimation, estimation
+from evomerge.fitness.estimation import Estimation, estimation, require_units
 from evomerge.fitness.estimation import read as read_estimation
-from evomerge.merging.statistics import Statistics
-from evomerge.recipes import Recipe, write_recipe
+from evomerge.recipes import Recipe
 from evomerge.reports.progress import Display
-from evomerge.workers import Placement, Pool, WorkerSpec, connect, place
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
-LIBRARIES = ("evomerge", "torch", "transformers", "lm_eval", "optuna", "cma", "numpy", "scipy")
 FEWEST_FAILURES = 8
 
 
@@ -146,70 +139,6 @@ def _check_finished(folder: RunFolder, experiment: ExperimentConfig) -> None:
         )
 
 
-class _Workers:
-    """The pool, built when the first evaluation is needed: a run that only replays starts no worker.
-
-    Args:
-        connected: called once Ray runs.
-    """
-
-    def __init__(
-        self, prepared: Prepared, display: Display, ray_address: str | None, connected: Callable[[], None]
-    ) -> None:
-        self._prepared, self._display, self._address = prepared, display, ray_address
-        self._connected = connected
-        self._pool: Pool | None = None
-        self._placement: Placement | None = None
-
-    @property
-    def placement(self) -> Placement:
-        if self._placement is None:
-            workers = self._prepared.experiment.workers
-            connect(self._address)
-            self._connected()
-            trials = self._prepared.experiment.budget.trials
-            self._placement = place(workers.devices, workers.count, workers.threads, trials)
-        return self._placement
-
-    def pool(self) -> Pool:
-        if self._pool is None:
-            experiment, placement = self._prepared.experiment, self.placement
-            self._display.note(
-                f"starting {placement.workers} {placement.device} workers ({placement.threads} threads each)"
-            )
-            spec = WorkerSpec(
-                references=experiment.references,
-                fitness=experiment.fitness.model_dump(mode="json"),
-                dtype=self._prepared.dtype,
-                donor=self._prepared.donor,
-                device=placement.device,
-                threads=placement.threads,
-                like=write_recipe(self._prepared.like),
-            )
-            self._pool = Pool(spec, placement.workers, retries=experiment.workers.retries, report=self._display.note)
-            self._connected()
-        return self._pool
-
-    @property
-    def count(self) -> int:
-        return self._pool.size if self._pool else 0
-
-    def close(self) -> None:
-        if self._pool:
-            self._pool.close()
-
-
-@contextmanager
-def _workers(
-    prepared: Prepared, display: Display, ray_address: str | None, connected: Callable[[], None]
-) -> Iterator[_Workers]:
-    workers = _Workers(prepared, display, ray_address, connected)
-    try:
-        yield workers
-    finally:
-        workers.close()
-
-
 def _carry_on(folder: RunFolder, prepared: Prepared, display: Display, ray_address: str | None) -> Ended:
     experiment = prepared.experiment
     journal = Journal.write(folder.journal, experiment.name, prepared.objectives)
@@ -217,9 +146,9 @@ def _carry_on(folder: RunFolder, prepared: Prepared, display: Display, ray_addre
         display.note(f"warning: {warning}")
     with (
         watched(display.note) as interrupts,
-        _workers(prepared, display, ray_address, interrupts.install) as workers,
+        open_workers(prepared, display, ray_address, interrupts.install) as workers,
     ):
-        facts = _facts(folder, journal, prepared, workers, display)
+        facts = facts_of(folder, journal, prepared, workers, display)
         run = _Run(folder, prepared, journal, workers, display, interrupts, facts)
         references = run.references()
         run.calibrate()
@@ -241,7 +170,7 @@ class _Run:
         folder: RunFolder,
         prepared: Prepared,
         journal: Journal,
-        workers: _Workers,
+        workers: RunWorkers,
         display: Display,
         interrupts: Interrupts,
         facts: Mapping[str, Any],
@@ -274,6 +203,8 @@ class _Run:
         evaluations, stopping = self.evaluations("search"), self.interrupts.stopping
         kinds = {name: kind for name, (kind, _) in self.prepared.reference_recipes.items()}
         recipes = {name: recipe for name, (_, recipe) in self.prepared.reference_recipes.items()}
+        for recipe in recipes.values():
+            require_units(fitness, evaluations.responses(recipe))
         banks = dict(self.prepared.banks or {})
         if not banks:
             merges = calibration.random_merges(self.prepared, self.estimate.calibration)
@@ -435,77 +366,3 @@ class _Run:
     def write_front(self, tracker: Tracker, confirmation: Confirmation | None) -> None:
         """Bring ``front.jsonl`` up to date."""
         write_front(self.folder.front, [(trial, self.recipe(trial)) for trial in tracker.front], confirmation)
-
-
-def _facts(
-    folder: RunFolder, journal: Journal, prepared: Prepared, workers: _Workers, display: Display
-) -> dict[str, Any]:
-    """Return the run's facts, recorded when it first started, after checking that they still hold."""
-    now = {
-        "parents": {folder.name_of(ref): parent.fingerprint for ref, parent in prepared.parents.checkpoints.items()},
-        "settings": _settings(prepared, folder.name_of(prepared.donor)),
-        "items": {split: digest(prepared.fitness.items(split)) for split in SPLITS},
-    }
-    facts = journal.facts()
-    if "identity" in facts:
-        _check_identity(facts["identity"], now)
-        changed = {k: (v, _versions()[k]) for k, v in facts["versions"].items() if _versions().get(k) != v}
-        for library, (then, current) in changed.items():
-            display.note(f"warning: the run began with {library} {then}, this is {current}; results may differ")
-        return facts
-    placement = workers.placement
-    in_flight = prepared.experiment.workers.in_flight or max(8, 2 * placement.workers)
-    journal.note("objectives", [_objective(o) for o in prepared.fitness.objectives])
-    journal.note("versions", _versions())
-    journal.note("placement", asdict(placement))
-    journal.note("item_counts", {s: {t: len(i) for t, i in prepared.fitness.items(s).items()} for s in SPLITS})
-    journal.note("in_flight", in_flight)
-    journal.note("identity", now)  # last: a journal that holds it holds all of the above
-    return journal.facts()
-
-
-def _settings(prepared: Prepared, donor: str) -> dict[str, str]:
-    """Return digests of everything else that a trial's result depends on, named for messages."""
-    experiment = prepared.experiment
-    unused = {"estimate"} if experiment.fitness.estimate is None else None
-    settings: dict[str, Any] = {
-        "the objectives": [_objective(o) for o in prepared.fitness.objectives],
-        "the fitness settings": experiment.fitness.model_dump(mode="json", exclude=unused),
-        "the search space": experiment.search_space.model_dump(mode="json"),
-        "the searcher": experiment.searcher.model_dump(mode="json"),
-        "the dtype": prepared.dtype,
-    }
-    for name, bank in (prepared.banks or {}).items():
-        settings[f"the item bank of {name}"] = bank.fingerprint
-    if experiment.merge.fields:
-        settings["the merge settings"] = experiment.merge.model_dump(mode="json")
-    if experiment.merge.statistics:
-        settings["the statistics"] = Statistics.open(experiment.merge.statistics).fingerprint
-    for objective in experiment.fitness.objectives:
-        file = Path((objective.function or "").rpartition(":")[0])
-        if file.suffix == ".py":
-            settings[f"the source of {file}"] = file.read_text(encoding="utf-8")
-    folder = prepared.parents[prepared.donor].folder
-    for name in TOKENIZER_FILES:
-        if (folder / name).is_file():
-            settings[f"{name} of {donor}"] = (folder / name).read_text(encoding="utf-8", errors="replace")
-    return {name: hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16] for name, value in settings.items()}
-
-
-def _objective(objective: Any) -> dict[str, Any]:
-    return {name: getattr(objective, name) for name in ("name", "direction", "weight", "task", "metric")}
-
-
-def _check_identity(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    changed = [f"the weights of {name}" for name in now["parents"] if then["parents"].get(name) != now["parents"][name]]
-    changed += [name for name in now["settings"] if then["settings"].get(name) != now["settings"][name]]
-    changed += [f"the {split} items" for split in now["items"] if then["items"].get(split) != now["items"][split]]
-    if changed:
-        raise RunError(
-            f"changed since this run began: {', '.join(changed)}. Its trials cannot be compared with new ones: "
-            "restore what changed, or start a new run"
-        )
-
-
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in LIBRARIES}

@@ -225,9 +225,11 @@ def anchored(fitness: FitnessConfig, folder: Path) -> FitnessConfig:
     )
     estimate = fitness.estimate
     if estimate is not None and estimate.bank is not None:
-        beside = folder / Path(estimate.bank).expanduser()
-        if beside.exists() or bank_files(beside)[0].exists():
-            estimate = estimate.model_copy(update={"bank": str(beside.resolve())})
+        for base in (folder, Path.cwd()):
+            path = base / Path(estimate.bank).expanduser()
+            if path.exists() or bank_files(path)[0].exists():
+                estimate = estimate.model_copy(update={"bank": str(path.resolve())})
+                break
     return fitness.model_copy(update={"objectives": objectives, "estimate": estimate})
 
 

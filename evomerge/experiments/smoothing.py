@@ -34,7 +34,9 @@ class Noisy(NamedTuple):
 
 
 class Smoother:
-    """One objective's estimates, in [0, 1], over a search space: a deterministic function of what it was told, in order.
+    """One objective's estimates, in [0, 1], over a search space.
+
+    A deterministic function of what it was told, in order.
 
     Args:
         genes: of the search space.

@@ -19,7 +19,7 @@ from evomerge.fitness.irt.bank import Array, ItemBank, bank_files
 from evomerge.fitness.irt.control import SoftScale
 from evomerge.fitness.irt.estimate import Estimator, completed, fit_estimator
 from evomerge.fitness.irt.extract import Subset, extract
-from evomerge.fitness.irt.likelihood import Abilities, abilities
+from evomerge.fitness.irt.likelihood import abilities
 from evomerge.fitness.irt.moments import Rows, ScoreMoments
 from evomerge.fitness.objectives import Objective
 from evomerge.fitness.responses import Responses
@@ -86,11 +86,6 @@ class ObjectiveEstimate:
             ]
         found = estimator(np.array([list(asked.values())]), soft)
         return Estimated(float(found.values[0]), float(found.standard_errors[0]))
-
-    def ability(self, values: Mapping[str, float]) -> Abilities:
-        """Return what responses, item to value, say of one model's ability."""
-        asked = {self.places[item]: value for item, value in values.items() if item in self.places}
-        return abilities(self.bank.parameters.chosen(list(asked)), np.array([list(asked.values())]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,6 +257,9 @@ def estimate_problems(fitness: Fitness, config: EstimateConfig, where: Callable[
     if config.bank is None and dimensions != "auto" and dimensions > config.items:
         what = f"{config.items} items are fewer than the {dimensions} dimensions of an ability"
         problems.append(Problem(what, where("estimate.items"), "ask for more items, or fewer dimensions"))
+    if config.bank is None and dimensions not in (1, "auto") and config.calibration.model != "2pl":
+        what = f"several dimensions are not known to the model {config.calibration.model!r}"
+        problems.append(Problem(what, where("estimate.calibration"), "several abilities take model: 2pl"))
     if config.adaptive and config.adaptive.batch >= config.items:
         what = f"batches of {config.adaptive.batch} items, and at most {config.items} are asked"
         problems.append(Problem(what, where("estimate.adaptive.batch"), "make batches smaller than estimate.items"))
@@ -377,9 +375,28 @@ def _too_few(task: str, count: int, bank: ItemBank, fitness: Fitness, config: Es
     return Problem(what, where, f"make one of all search items, {CALIBRATE} OUT, or lower estimate.items")
 
 
+def partial_banks(fitness: Fitness, banks: Mapping[str, ItemBank]) -> list[Problem]:
+    """Return a warning for each bank that lacks some of the search items."""
+    problems = []
+    for objective in fitness.objectives:
+        items = fitness.items("search")[objective.task]
+        known = len(banks[objective.name].items) if objective.name in banks else len(items)
+        if known < len(items):
+            what = f"the bank of {objective.name!r} has {known} of its {len(items)} search items"
+            hint = "trials are estimated on these alone, the parents are scored on all: calibrate with --keep-constant"
+            problems.append(Problem(what, "", hint))
+    return problems
+
+
 def gold_matrix(items: Sequence[str], gold: Sequence[Mapping[str, float] | None]) -> Array:
     """Return soft responses of models as float64 (models, items), NaN where there is none."""
     return np.array([[(given or {}).get(item, np.nan) for item in items] for given in gold])
+
+
+def require_units(fitness: Fitness, responses: Responses) -> None:
+    """Refuse responses to any objective that are no numbers in [0, 1]; see `require_unit`."""
+    for objective in fitness.objectives:
+        require_unit(objective.name, values_of(fitness, responses, objective.name))
 
 
 def require_unit(name: str, values: Mapping[str, float]) -> None:

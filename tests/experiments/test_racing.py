@@ -10,14 +10,17 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from evomerge.experiments.evaluations import Scored
 from evomerge.experiments.journal import Trial
 from evomerge.experiments.racing import EstimatedPlan, dominated
 from evomerge.fitness.estimate_config import EstimateConfig
 from evomerge.fitness.estimation import Estimated, Items
 from evomerge.fitness.responses import Responses, TaskResponses
+from evomerge.recipes import Recipe
+from evomerge.search_spaces.genes import FloatGene
 from evomerge.searchers import ObjectiveSpec
 
+RECIPE = Recipe.model_validate({"merge_method": "passthrough", "models": [{"model": "m"}]})
+GENES = (FloatGene("x", 0.0, 1.0, 0.5), FloatGene("y", -2.0, 2.0, 0.0))
 MAX, MIN = ObjectiveSpec("acc", "maximize"), ObjectiveSpec("loss", "minimize")
 
 
@@ -25,8 +28,8 @@ def trial(number: int, error: float = 0.05, **objectives: float) -> Trial:
     return Trial(number, {}, objectives, f"r{number}", standard_errors=dict.fromkeys(objectives, error))
 
 
-def scored(error: float = 0.05, **objectives: float) -> Scored:
-    return Scored(objectives, dict.fromkeys(objectives, error))
+def scored(error: float = 0.05, **objectives: float) -> dict[str, tuple[float, float]]:
+    return {name: (value, error) for name, value in objectives.items()}
 
 
 def test_the_probability_is_that_of_normal_errors() -> None:
@@ -49,8 +52,8 @@ def test_the_likeliest_rival_counts_and_none_is_no_danger() -> None:
 
 def test_exact_scores_are_compared_exactly() -> None:
     rival = replace(trial(0, acc=0.5), standard_errors={})
-    assert dominated(Scored({"acc": 0.49}, {}), [rival], [MAX]) == 1
-    assert dominated(Scored({"acc": 0.51}, {}), [rival], [MAX]) == 0
+    assert dominated(scored(0.0, acc=0.49), [rival], [MAX]) == 1
+    assert dominated(scored(0.0, acc=0.51), [rival], [MAX]) == 0
 
 
 @dataclass
@@ -60,6 +63,9 @@ class Estimating:
     config: EstimateConfig
     items: Items
     soft: Items = field(default_factory=dict)
+
+    def items_of(self, recipe_hash: str) -> Items:
+        return self.items
 
     def gold(self, items: Items, *, first: bool) -> Items:
         return {}
@@ -80,7 +86,7 @@ def plan(**config: Any) -> EstimatedPlan:
 
 def asked(race: EstimatedPlan, right: float) -> list[int]:
     """Return how many items a candidate is asked in each batch, if so large a part of its responses is right."""
-    asking, sizes, responses = race.begin(), [], None
+    asking, sizes, responses = race.begin(RECIPE, {}), [], None
     while (more := asking(responses)) is not None:
         names = more.items["t"]
         sizes.append(len(names))
@@ -108,14 +114,62 @@ def test_only_candidates_that_are_clearly_dominated_stop_early() -> None:
 
 def test_rivals_are_those_told_before_the_candidate_began() -> None:
     race = plan(adaptive={"batch": 5})
-    asking = race.begin()
+    asking = race.begin(RECIPE, {})
     race.told(trial(0, 0.001, acc=0.99))
     first = Responses({"t": TaskResponses(("0", "1", "2", "3", "4"), {"acc": [0.0] * 5})})
     assert asking(first) is not None
-    assert race.begin()(first) is None
+    assert race.begin(RECIPE, {})(first) is None
 
 
 def test_other_items_or_rules_make_other_digests() -> None:
     plans = [plan(), plan(adaptive={}), plan(adaptive={"batch": 6})]
     assert len({race.digest for race in plans}) == 3
     assert plan().digest == plans[0].digest
+
+
+def smooth_plan(**config: Any) -> EstimatedPlan:
+    estimation = Estimating(EstimateConfig(items=12, smooth=True, **config), {"t": tuple(map(str, range(12)))})
+    return EstimatedPlan(None, estimation, [MAX], GENES)  # type: ignore[arg-type]
+
+
+def own(number: int, x: float, value: float, error: float = 0.1) -> Trial:
+    genome = {"x": x, "y": 0.3}
+    return Trial(
+        number, genome, {"acc": value}, f"r{number}", standard_errors={"acc": error}, own={"acc": [value, error]}
+    )
+
+
+def test_a_trial_s_estimate_is_weighed_against_those_of_its_neighbours() -> None:
+    race = smooth_plan()
+    for number in range(40):
+        race.told(own(number, number / 40, 0.5))
+    lucky = Responses({"t": TaskResponses(tuple(map(str, range(10))), {"acc": [0.9] * 10})})
+    found = race.score(lucky, {"x": 0.5, "y": 0.3})
+    assert found.own["acc"] == (pytest.approx(0.9), pytest.approx(0.1))
+    assert 0.45 < found.objectives["acc"] < 0.6
+    assert found.standard_errors["acc"] < 0.05
+
+
+def test_a_trial_that_was_lucky_leaves_the_front_in_the_end() -> None:
+    race = smooth_plan()
+    trials = [own(number, number / 40, 0.4 + 0.4 * number / 40) for number in range(40)]
+    trials[5] = own(5, 5 / 40, 0.95)
+    for each in trials:
+        race.told(each)
+    assert [t.number for t in race.final_front(trials)] == [39]
+    assert [t.number for t in plan().final_front(trials)] == [5]
+
+
+def test_a_candidate_is_raced_with_what_its_neighbours_let_expect() -> None:
+    """Ten bad neighbours: three bad responses are enough; ten good ones: they are not."""
+    sizes = []
+    for value in (0.2, 0.9):
+        race = smooth_plan(adaptive={"batch": 3})
+        for number in range(30):
+            race.told(own(number, number / 30, value, 0.05))
+        race.told(Trial(30, {"x": 1.0, "y": -2.0}, {"acc": 0.9}, "best", standard_errors={"acc": 0.01}))
+        asking = race.begin(RECIPE, {"x": 0.5, "y": 0.3})
+        assert asking(None) is not None
+        some = Responses({"t": TaskResponses(("0", "1", "2"), {"acc": [0.6] * 3})})
+        sizes.append(asking(some) is None)
+    assert sizes == [True, False]

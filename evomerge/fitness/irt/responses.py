@@ -59,7 +59,11 @@ class ResponseMatrix:
         constant = self.constant_items()
         if constant:
             what = f"all models respond the same to {_some(constant, 'item')}, which says nothing about models"
-            problems.append(Problem(what, where, "leave such items out (--drop-constant), or add models that differ"))
+            problems.append(
+                Problem(
+                    what, where, "leave such items out (--drop-constant), keep them (--keep-constant), or add models"
+                )
+            )
         if len(self.items) - len(constant) < max(dimensions, 2):
             what = f"{len(self.items) - len(constant)} items that tell models apart are too few"
             hint = f"at least {max(dimensions, 2)} are needed for {dimensions} dimension{'s' * (dimensions != 1)}"
