@@ -1,6 +1,6 @@
 """Searches that see a twentieth of the items against the same searches on all, by what they are confirmed to find.
 
-    python benchmarks/irt_search.py [--seeds 10] [--out runs/irt] [--searchers nsga2 cma_es]
+    python benchmarks/irt_search.py [--seeds 10] [--out runs/irt] [--searchers nsga2 cma-es]
         [--variants exact gmp-irt …]
 
 Runs the shipped experiment `few-items` exactly and with each way of estimating, over several seeds. Prints for each the
@@ -23,18 +23,17 @@ from evomerge.experiments.run import resume, start
 from evomerge.experiments.run_folder import RunFolder
 from evomerge.experiments.schema import read_experiment
 
-SEARCHERS = {"nsga2": "{kind: nsga2, population: 24}", "cma_es": "{kind: cma_es}"}
+SEARCHERS = {"nsga2": "{kind: nsga2, population: 24}", "cma-es": "{kind: cma-es}"}
 CALIBRATION = "items: 10, calibration: {models: 8}"
-ROTATING = f"kind: anchor, choice: rotating, smooth: true, {CALIBRATION}"
+ALONE = f"smooth: false, {CALIBRATION}"  # each trial's estimate by itself
 VARIANTS = {
     "exact": "null",
-    "raw": f"{{kind: raw, choice: random, {CALIBRATION}}}",
+    "raw, alone": f"{{kind: raw, choice: random, {ALONE}}}",
+    "gmp-irt, alone": f"{{kind: gmp-irt, choice: score-optimal, {ALONE}}}",
     "gmp-irt": f"{{kind: gmp-irt, {CALIBRATION}}}",
-    "gmp-irt, smoothed": f"{{kind: gmp-irt, smooth: true, {CALIBRATION}}}",
-    "gmp-irt, soft": f"{{kind: gmp-irt, soft: {{}}, {CALIBRATION}}}",
-    "rotating, smoothed": f"{{{ROTATING}}}",
-    "rotating, smoothed, soft": f"{{{ROTATING}, soft: {{items: 0}}}}",
-    "rotating, smoothed, race": f"{{{ROTATING}, adaptive: {{batch: 3}}}}",
+    "gmp-irt, race": f"{{kind: gmp-irt, adaptive: {{batch: 3}}, {CALIBRATION}}}",
+    "gmp-irt, soft": f"{{kind: gmp-irt, soft: {{items: 0}}, {CALIBRATION}}}",
+    "gmp-irt, all soft": f"{{kind: gmp-irt, soft: {{}}, {CALIBRATION}}}",
 }
 
 

@@ -20,6 +20,7 @@ from evomerge.searchers.box import UnitBox
 FEWEST = 10  # estimates before anything is smoothed
 GROWTH = 1.3  # the kernel is fitted anew when there are so many times more estimates
 MOST = 1000  # estimates taken into account, the latest
+OWN_SCALES = 32  # up to so many genes, each has a length scale of its own
 _LEAST_ERROR = 1e-3
 
 Array = npt.NDArray[np.float64]
@@ -101,7 +102,9 @@ def _process(
 
     known = np.array(values)
     centre, scale = float(known.mean()), max(float(known.std()), _LEAST_ERROR)
-    prior = ConstantKernel(1.0, (1e-2, 1e2)) * RBF(np.full(len(points[0]), 0.5), (5e-2, 1e1))
+    many = len(points[0]) > OWN_SCALES
+    scales = np.sqrt(len(points[0])) / 4 if many else np.full(len(points[0]), 0.5)
+    prior = ConstantKernel(1.0, (1e-2, 1e2)) * RBF(scales, (5e-2, 1e1))
     process = GaussianProcessRegressor(
         kernel or prior + WhiteKernel(1e-2, (1e-5, 1e0)),
         alpha=np.square(np.array(errors) / scale),

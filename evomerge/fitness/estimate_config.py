@@ -45,7 +45,7 @@ class EstimateConfig(_Strict):
         kind: the estimator.
         items: asked of each task in a trial; with ``adaptive``, at most.
         choice: how these are chosen; ``rotating`` gives each recipe others, one of each layer of items of like
-            difficulty.
+            difficulty, so that errors of like recipes are not alike.
         smooth: weigh a trial's estimate against those of trials with like genomes.
         bank: an item bank or a folder of them, from `evomerge calibrate`; left out, the run makes its own.
         calibration: how it does.
@@ -55,8 +55,8 @@ class EstimateConfig(_Strict):
 
     kind: Kind = "gmp-irt"
     items: int = Field(default=20, ge=2)
-    choice: Choice | Literal["rotating"] = "score-optimal"
-    smooth: bool = False
+    choice: Choice | Literal["rotating"] = "rotating"
+    smooth: bool = True
     bank: str | None = None
     calibration: CalibrationConfig = CalibrationConfig()
     adaptive: AdaptiveConfig | None = None
