@@ -5,8 +5,9 @@
 
 Runs the shipped experiment `few-items` exactly and with each way of estimating, over several seeds. Prints for each the
 hypervolume of the confirmed front (beyond the worst scores of the reference models, on items that no search saw) as a
-share of the exact run's with the same seed, and how many times fewer items were asked before confirmation, calibration
-included. A run that is there is gone on with.
+share of the exact run's with the same seed, how many times fewer items were asked before confirmation, calibration
+included, and how many trials were confirmed (the best of more is better by chance). A run that is there is gone on
+with.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import statistics
 from pathlib import Path
+from typing import NamedTuple
 
 from evomerge.cli.display import make_display
 from evomerge.experiments import fronts
@@ -37,6 +39,14 @@ VARIANTS = {
 }
 
 
+class Found(NamedTuple):
+    """Hypervolume of the confirmed front, items asked of models before confirmation, and trials confirmed."""
+
+    volume: float
+    asked: int
+    confirmed: int
+
+
 def main() -> None:
     """Run the benchmark."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -47,29 +57,30 @@ def main() -> None:
     arguments.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     options = arguments.parse_args()
     for searcher in options.searchers:
-        volumes: dict[str, list[float]] = {}
-        asked: dict[str, list[int]] = {}
+        found: dict[str, list[Found]] = {}
         for seed in range(options.seeds):
             for variant in options.variants:
                 out = options.out / f"{searcher}-{variant.replace(', ', '-').replace(' ', '-')}-{seed}"
                 run(searcher, variant, seed, options.trials, out)
-                volume, items = result(out)
-                volumes.setdefault(variant, []).append(volume)
-                asked.setdefault(variant, []).append(items)
-                print(f"{searcher} seed {seed} {variant}: hypervolume {volume:.4f}, {items} items asked", flush=True)
-        print(f"{searcher}, {options.seeds} seeds       hypervolume        share of exact     items asked  fewer")
-        for variant, values in volumes.items():
-            shares = [ours / exact for ours, exact in zip(values, volumes.get("exact", values), strict=True)]
-            items = statistics.mean(asked[variant])
-            fewer = statistics.mean(asked.get("exact", asked[variant])) / items
+                one = result(out)
+                found.setdefault(variant, []).append(one)
+                print(f"{searcher} seed {seed} {variant}: {one}", flush=True)
+        exact = found.get("exact") or next(iter(found.values()))
+        print(f"{searcher}, {options.seeds} seeds  hypervolume      share of exact     items asked  fewer  confirmed")
+        for variant, runs in found.items():
+            shares = [100 * ours.volume / theirs.volume for ours, theirs in zip(runs, exact, strict=True)]
+            items = statistics.mean(one.asked for one in runs)
             print(
-                f"{variant:<18} {told(values, 4)}   {told([100 * share for share in shares], 1)}%   "
-                f"{items:9.0f}  {fewer:4.1f}×"
+                f"{variant:<18} {told([one.volume for one in runs], 4)}  {told(shares, 1)}%   {items:9.0f}  "
+                f"{statistics.mean(one.asked for one in exact) / items:5.1f}×  "
+                f"{statistics.mean(one.confirmed for one in runs):5.1f}"
             )
 
 
 def run(searcher: str, variant: str, seed: int, trials: int, out: Path) -> None:
     """Run one search to its end, or go on with it."""
+    if read_confirmation(RunFolder(out).confirmation) is not None:
+        return
     settings = (
         f"searcher={SEARCHERS[searcher]}",
         f"searcher.seed={seed}",
@@ -83,8 +94,8 @@ def run(searcher: str, variant: str, seed: int, trials: int, out: Path) -> None:
             start(read_experiment("few-items", settings), out, display)
 
 
-def result(out: Path) -> tuple[float, int]:
-    """Return the confirmed front's hypervolume, and the items asked of models before confirmation."""
+def result(out: Path) -> Found:
+    """Return what a finished run found and what it asked for."""
     folder = RunFolder(out)
     journal, confirmation = Journal.read(folder.journal), read_confirmation(folder.confirmation)
     assert confirmation is not None, f"{out} is not finished"
@@ -93,7 +104,8 @@ def result(out: Path) -> tuple[float, int]:
     volume = fronts.hypervolume([row.scores for row in confirmation.trials.values()], journal.objectives, corner)
     facts = journal.facts()
     on_all = len(facts.get("calibration", facts["references"])) * sum(facts["item_counts"]["search"].values())
-    return volume, on_all + sum(sum(trial.items.values()) for trial in journal.trials() if not trial.cached)
+    asked = on_all + sum(sum(trial.items.values()) for trial in journal.trials() if not trial.cached)
+    return Found(volume, asked, len(confirmation.trials))
 
 
 def told(values: list[float], digits: int) -> str:

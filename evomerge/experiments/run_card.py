@@ -85,7 +85,7 @@ def _estimate(config: EstimateConfig | None, facts: Mapping[str, Any], trials: S
         task: [trial.items[task] for trial in trials if task in trial.items] for task in facts["item_counts"]["search"]
     }
     return EstimateInfo(
-        kind=config.kind,
+        kind=config.method,
         items={task: (min(counts), max(counts)) for task, counts in asked.items() if counts},
         bank=Path(config.bank).name if config.bank else "",  # its folder is nobody's business
         merges=len(set(facts["calibration"]) - references),

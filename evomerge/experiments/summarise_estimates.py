@@ -61,7 +61,7 @@ def estimates(
     counts = facts["item_counts"]["search"]
     soft = _soft(folder, evaluated) if config.soft else Counter[str]()
     found = Estimates(
-        kind=config.kind,
+        kind=config.method,
         items=config.items,
         adaptive=config.adaptive is not None,
         bank=config.bank or "",

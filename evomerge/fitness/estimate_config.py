@@ -61,3 +61,10 @@ class EstimateConfig(_Strict):
     calibration: CalibrationConfig = CalibrationConfig()
     adaptive: AdaptiveConfig | None = None
     soft: SoftConfig | None = None
+
+    @property
+    def method(self) -> str:
+        """What reports call it."""
+        parts = [self.kind, *(["smoothed over genomes"] if self.smooth else [])]
+        parts += ["with soft responses"] if self.soft else []
+        return ", ".join(parts)

@@ -25,9 +25,9 @@ from evomerge.testing.tiny_experiment import SilentDisplay, tiny_experiment
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
 OBJECTIVE = "fitness.objectives=[{function: './score.py:right', name: right}]"
-ESTIMATE = "fitness.estimate={items: 5, calibration: {models: 5}}"
+ESTIMATE = "fitness.estimate={items: 5, choice: score-optimal, smooth: false, calibration: {models: 5}}"
 RACE = "fitness.estimate.adaptive={batch: 2, confidence: 0.55}"
-ROTATING = "fitness.estimate={kind: anchor, choice: rotating, smooth: true, items: 5, calibration: {models: 5}}"
+ROTATING = "fitness.estimate={items: 5, calibration: {models: 5}}"
 
 
 @pytest.fixture(scope="module", autouse=True)

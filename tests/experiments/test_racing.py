@@ -80,7 +80,7 @@ class Estimating:
 
 
 def plan(**config: Any) -> EstimatedPlan:
-    estimation = Estimating(EstimateConfig(items=12, **config), {"t": tuple(map(str, range(12)))})
+    estimation = Estimating(EstimateConfig(items=12, smooth=False, **config), {"t": tuple(map(str, range(12)))})
     return EstimatedPlan(None, estimation, [MAX])  # type: ignore[arg-type]
 
 
