@@ -8,6 +8,7 @@ nothing.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from scipy.special import ndtr
@@ -22,6 +23,7 @@ from evomerge.recipes import Recipe
 from evomerge.search_spaces.genes import Gene, Genome
 from evomerge.searchers import ObjectiveSpec
 
+TIES = 3  # of trials with equal estimates, so many are confirmed
 _LEAST_SPREAD, _LEAST_ERROR = 1e-9, 1e-3
 
 
@@ -83,13 +85,23 @@ class EstimatedPlan:
         return Scored(values, errors, {name: own[name] for name in self._smoothers})
 
     def final_front(self, trials: Sequence[Trial]) -> list[Trial]:
-        """Return the trials that no other dominates in the light of all that was told, in order."""
+        """Return the trials that no other dominates in the light of all that was told, in order.
+
+        Few items give many trials the very same estimates; of those only the latest are kept.
+        """
         found = [trial for trial in trials if trial.objectives is not None]
         scores = [dict(trial.objectives or {}) for trial in found]
         for name, smoother in self._smoothers.items():
             for score, (value, _) in zip(scores, smoother.smoothed([t.genome for t in found]) or [], strict=False):
                 score[name] = value
-        return [found[row] for row in fronts.front(scores, self._objectives)]
+        kept: list[Trial] = []
+        alike: Counter[tuple[float, ...]] = Counter()
+        for row in reversed(fronts.front(scores, self._objectives)):
+            key = tuple(scores[row].values())
+            alike[key] += 1
+            if alike[key] <= TIES:
+                kept.append(found[row])
+        return kept[::-1]
 
     def begin(self, recipe: Recipe, genome: Genome) -> Asking:
         """Return what decides on the items of the candidate asked now."""

@@ -65,6 +65,4 @@ class EstimateConfig(_Strict):
     @property
     def method(self) -> str:
         """What reports call it."""
-        parts = [self.kind, *(["smoothed over genomes"] if self.smooth else [])]
-        parts += ["with soft responses"] if self.soft else []
-        return ", ".join(parts)
+        return f"{self.kind}, smoothed over genomes," if self.smooth else self.kind

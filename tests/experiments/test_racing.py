@@ -173,3 +173,8 @@ def test_a_candidate_is_raced_with_what_its_neighbours_let_expect() -> None:
         some = Responses({"t": TaskResponses(("0", "1", "2"), {"acc": [0.6] * 3})})
         sizes.append(asking(some) is None)
     assert sizes == [True, False]
+
+
+def test_of_trials_with_equal_estimates_the_latest_are_kept() -> None:
+    trials = [trial(number, acc=0.9 if number % 2 else 0.8) for number in range(20)]
+    assert [t.number for t in plan().final_front(trials)] == [15, 17, 19]
