@@ -22,8 +22,8 @@ from evomerge.experiments.run_folder import RunFolder
 from evomerge.experiments.run_workers import open_workers
 from evomerge.experiments.schema import ExperimentConfig
 from evomerge.fitness import Fitness, Responses
-from evomerge.fitness.estimate_config import CalibrationConfig, EstimateConfig, SoftConfig
-from evomerge.fitness.estimation import require_unit, soft_items, values_of
+from evomerge.fitness.estimate_config import CalibrationConfig, SoftConfig
+from evomerge.fitness.estimation import require_unit, values_of
 from evomerge.fitness.irt.bank import ItemBank
 from evomerge.recipes import Recipe
 from evomerge.reports.progress import Display
@@ -75,7 +75,7 @@ def calibrate_from(
     recipes = {name: recipe for name, (_, recipe) in prepared.reference_recipes.items()}
     recipes |= calibration.random_merges(prepared, config)
     parents = [name for name, (kind, _) in prepared.reference_recipes.items() if kind in ("parent", "base")]
-    wanted = soft_items(prepared.fitness, EstimateConfig(soft=soft))
+    wanted = prepared.fitness.items("search") if soft else {}
     plan = _Plan("calibration", prepared.fitness, Asked(prepared.fitness.items("search"), wanted), _identity(prepared))
     with (
         folder.locked(),

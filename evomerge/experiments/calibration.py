@@ -58,7 +58,6 @@ def gather(
         stopping: whether the user asked to stop.
 
     Raises:
-        WorkerError: too few are left to calibrate on.
         KeyboardInterrupt: the user asked to stop; what is done is kept.
     """
     for recipe in recipes.values():
@@ -72,8 +71,6 @@ def gather(
             note(f"{name} could not be evaluated and is left out: {(outcome.error or '').strip().splitlines()[-1]}")
         else:
             found[name] = Responses.from_json(outcome.responses)
-    if len(found) < FEWEST:
-        raise WorkerError(f"only {len(found)} of {len(recipes)} models could be evaluated: too few to calibrate items")
     return found
 
 
@@ -89,9 +86,12 @@ def make_banks(
         config: the response model.
 
     Raises:
+        WorkerError: there are too few models.
         FitnessError: responses that are no numbers in [0, 1].
         ConfigError: they say nothing, being all the same.
     """
+    if len(responses) < FEWEST:
+        raise WorkerError(f"only {len(responses)} models could be evaluated: too few to calibrate items")
     banks = {}
     for objective in fitness.objectives:
         items = fitness.items("search")[objective.task]

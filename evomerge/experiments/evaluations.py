@@ -68,7 +68,7 @@ class Plan(Protocol):
     def begin(self, recipe: Recipe, genome: Genome) -> Asking:
         """Return what decides on the items of the recipe, which is started now."""
 
-    def score(self, responses: Responses, genome: Genome) -> Scored:
+    def score(self, responses: Responses, genome: Genome, recipe_hash: str) -> Scored:
         """Return the objectives of a recipe with these responses."""
 
 
@@ -95,7 +95,7 @@ class FixedPlan:
         """Return a function that asks once."""
         return lambda responses: self.asked if responses is None else None
 
-    def score(self, responses: Responses, genome: Genome) -> Scored:
+    def score(self, responses: Responses, genome: Genome, recipe_hash: str) -> Scored:
         """Return the exact objectives."""
         return Scored(self.fitness.score(responses), {}, {})
 
@@ -145,9 +145,10 @@ class Evaluations:
 
     def start(self, recipe: Recipe, genome: Genome = NO_GENOME) -> None:
         """Begin to evaluate ``recipe``, unless its responses are known or on their way."""
-        key, asking = recipe.hash, self._plan.begin(recipe, genome)
+        key = recipe.hash
         if key in self._pending or key in self._failed or self._store.read(key) is not None:
             return
+        asking = self._plan.begin(recipe, genome)
         first = asking(None)
         assert first is not None, "a plan asks something"
         self._pending[key] = _Pending(write_recipe(recipe), asking)
@@ -193,7 +194,7 @@ class Evaluations:
         self._asked.add(key)
         if outcome.responses is not None:
             responses = Responses.from_json(outcome.responses)
-            scored, error = self._score(responses, genome)
+            scored, error = self._score(responses, genome, key)
             truncated, unextracted = shares(responses, "truncated"), shares(responses, "unextracted")
             items = {task: len(found.items) for task, found in responses.tasks.items()}
         now = datetime.now()
@@ -219,13 +220,14 @@ class Evaluations:
             finished=now,
         )
 
-    def _score(self, responses: Responses, genome: Genome) -> tuple[Scored | None, str | None]:
+    def _score(self, responses: Responses, genome: Genome, key: str) -> tuple[Scored | None, str | None]:
         """Return the objectives, or None and why they cannot be computed (a metric of a broken merge may overflow)."""
         try:
-            scored = self._plan.score(responses, genome)
+            scored = self._plan.score(responses, genome, key)
         except Exception:
             return None, traceback.format_exc()
-        unusable = [name for name, value in scored.objectives.items() if not math.isfinite(value)]
+        numbers = (*scored.objectives.items(), *scored.standard_errors.items())
+        unusable = [name for name, value in numbers if not math.isfinite(value)]
         return (None, f"not a finite number: {', '.join(unusable)}") if unusable else (scored, None)
 
     def _receive(self, key: str, outcome: Outcome) -> None:

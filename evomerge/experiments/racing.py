@@ -50,6 +50,7 @@ class EstimatedPlan:
     ) -> None:
         self._fitness, self._estimation, self._objectives = fitness, estimation, tuple(objectives)
         self._front: list[Trial] = []
+        self._known: set[str] = set()
         smooth = estimation.config.smooth
         self._smoothers = {objective.name: Smoother(genes) for objective in objectives} if smooth else {}
         for name, smoother in self._smoothers.items():
@@ -60,25 +61,29 @@ class EstimatedPlan:
     def digest(self) -> str:
         """Of the items chosen before the search, and of the rules of the race."""
         config = self._estimation.config.adaptive
-        rules = {} if config is None else {"adaptive": (config.model_dump_json(),)}
-        return digest({**self._estimation.items, **rules}, self._estimation.gold(self._estimation.items, first=True))
+        rules = "" if config is None else config.model_dump_json()
+        items = self._estimation.items
+        return digest(items, self._estimation.gold(items, first=True)) + rules
 
     def told(self, trial: Trial) -> None:
         """Take in a trial: the front so far is what candidates race against."""
         if trial.objectives is None:
             return
-        for name, (value, error) in {} if trial.cached else trial.own.items():
-            self._smoothers[name].tell(Noisy(trial.genome, value, error))
+        if trial.recipe_hash not in self._known:  # the same responses again say nothing new
+            for name, (value, error) in trial.own.items():
+                self._smoothers[name].tell(Noisy(trial.genome, value, error))
+        self._known.add(trial.recipe_hash)
         candidates = [*self._front, trial]
         kept = fronts.front([t.objectives or {} for t in candidates], self._objectives)
         self._front = [candidates[row] for row in kept]
 
-    def score(self, responses: Responses, genome: Genome) -> Scored:
+    def score(self, responses: Responses, genome: Genome, recipe_hash: str) -> Scored:
         """Return the estimates and their standard errors, smoothed over the trials told so far."""
         own = self._estimation.score(self._fitness, responses)
         found = dict(own)
         for name, smoother in self._smoothers.items():
-            smoothed = smoother.smoothed([genome], Noisy(genome, *own[name]))
+            also = None if recipe_hash in self._known else Noisy(genome, *own[name])
+            smoothed = smoother.smoothed([genome], also)
             found[name] = Estimated(*smoothed[0]) if smoothed else own[name]
         errors = {name: estimate.standard_error for name, estimate in found.items()}
         values = {name: estimate.value for name, estimate in found.items()}
@@ -89,7 +94,7 @@ class EstimatedPlan:
 
         Few items give many trials the very same estimates; of those only the latest are kept.
         """
-        found = [trial for trial in trials if trial.objectives is not None]
+        found = list({trial.recipe_hash: trial for trial in trials if trial.objectives is not None}.values())
         scores = [dict(trial.objectives or {}) for trial in found]
         for name, smoother in self._smoothers.items():
             for score, (value, _) in zip(scores, smoother.smoothed([t.genome for t in found]) or [], strict=False):
@@ -116,15 +121,12 @@ class EstimatedPlan:
             if responses is None:
                 first = {task: names[:batch] for task, names in items.items()}
                 return Asked(first, self._estimation.gold(first, first=True))
-            asked = max(len(found.items) for found in responses.tasks.values())
-            if asked >= config.items:
-                return None
             own = self._estimation.score(self._fitness, responses)
             known = {name: _both(estimate, expected.get(name)) for name, estimate in own.items()}
             if dominated(known, rivals, self._objectives) >= confidence:
                 return None
-            more = self._estimation.more(self._fitness, responses, min(batch, config.items - asked))
-            return Asked(more, self._estimation.gold(more, first=False))
+            more = self._estimation.more(self._fitness, responses, batch)
+            return Asked(more, self._estimation.gold(more, first=False)) if more else None
 
         return asking
 

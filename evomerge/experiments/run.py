@@ -214,8 +214,9 @@ class _Run:
         parents = [name for name in found if kinds.get(name) in ("parent", "base")]
         if not banks:
             banks = calibration.make_banks(fitness, found, parents, self.estimate.calibration)
-        self.estimation = estimation(fitness, banks, {name: found[name] for name in parents}, self.estimate)
         calibration.write_banks(self.folder.banks, banks)
+        banks = calibration.read_banks(self.folder.banks, names)  # rounded, as a resumed session has them
+        self.estimation = estimation(fitness, banks, {name: found[name] for name in parents}, self.estimate)
         self.journal.note("calibration", sorted(found))
         self.journal.note("estimation", self.estimation.to_json())
 
@@ -365,4 +366,5 @@ class _Run:
 
     def write_front(self, tracker: Tracker, confirmation: Confirmation | None) -> None:
         """Bring ``front.jsonl`` up to date."""
-        write_front(self.folder.front, [(trial, self.recipe(trial)) for trial in tracker.front], confirmation)
+        shown = tracker.front if self.race is None or confirmation is None else self.race.final_front(tracker.trials)
+        write_front(self.folder.front, [(trial, self.recipe(trial)) for trial in shown], confirmation)

@@ -59,6 +59,8 @@ class Smoother:
     def smoothed(self, genomes: Sequence[Genome], also: Noisy | None = None) -> list[tuple[float, float]] | None:
         """Return the smoothed values and standard errors of genomes; None while too little is known.
 
+        The errors include what a genome may differ from its neighbourhood.
+
         Args:
             genomes: any.
             also: an estimate to take into account this once.
@@ -73,9 +75,8 @@ class Smoother:
         process, centre, scale = _process(points[latest], known[latest], errors[latest], self._kernel())
         asked = np.array([self._box.point(genome) for genome in genomes])
         means, deviations = process.predict(asked, return_std=True)
-        variances = np.maximum(np.square(deviations) - process.kernel_.k2.noise_level, 0)
         values = np.clip(centre + scale * means, 0, 1)
-        return [(float(value), float(scale * v**0.5)) for value, v in zip(values, variances, strict=True)]
+        return [(float(value), float(scale * d)) for value, d in zip(values, deviations, strict=True)]
 
     def _kernel(self) -> Any:
         """Return the kernel fitted when there were as many estimates as a fixed schedule says.

@@ -48,6 +48,9 @@ def summarise(path: Path) -> RunSummary:
     confirmation = read_confirmation(folder.confirmation)
     if confirmation and confirmation.run_trials != len(trials):
         confirmation = None  # of the run before it was extended
+    front = tracker.front
+    if confirmation and "estimation" in facts:  # estimates are revised in the light of later trials
+        front = [trial for trial in trials if trial.number in confirmation.trials]
     summary = RunSummary(
         name=experiment.name,
         folder=str(path),
@@ -55,7 +58,7 @@ def summarise(path: Path) -> RunSummary:
         experiment_yaml=folder.experiment.read_text(encoding="utf-8"),
         objectives=objective_infos(facts),
         genes=list(trials[0].genome) if trials else [],
-        trials=[row(trial, on_front=trial in tracker.front) for trial in trials],
+        trials=[row(trial, on_front=trial in front) for trial in trials],
         references=reference_rows(references),
         hypervolume=tracker.hypervolume,
         reference_point=corner,
@@ -65,7 +68,7 @@ def summarise(path: Path) -> RunSummary:
         comparisons=_comparisons(confirmation),
         winner_recipe_yaml=write_recipe(Recipe.model_validate(confirmation.recipe)) if confirmation else None,
         names={reference: name for name, reference in experiment.references.items()},
-        flags=flags(tracker.front, references),
+        flags=flags(front, references),
         versions=facts.get("versions", {}),
         facts=_facts(facts, experiment.searcher.model_dump(mode="json")),
         wall_seconds=_wall_seconds(trials),

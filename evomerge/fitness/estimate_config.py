@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -19,7 +19,7 @@ class CalibrationConfig(_Strict):
 
     models: int = Field(default=12, ge=4, description="random merges to evaluate on all search items")
     model: Literal["rasch", "2pl", "3pl"] = Field(default="2pl", description="the response model")
-    dimensions: int | Literal["auto"] = Field(default=1, description="abilities a model has")
+    dimensions: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(default=1, description="abilities a model has")
     seed: int = Field(default=0, ge=0, description="of the random merges")
 
 

@@ -18,7 +18,7 @@ from evomerge.fitness.irt.adaptive import next_items
 from evomerge.fitness.irt.bank import Array, ItemBank, bank_files
 from evomerge.fitness.irt.control import SoftScale
 from evomerge.fitness.irt.estimate import Estimator, completed, fit_estimator
-from evomerge.fitness.irt.extract import Subset, extract
+from evomerge.fitness.irt.extract import Subset, extract, layers_of
 from evomerge.fitness.irt.likelihood import abilities
 from evomerge.fitness.irt.moments import Rows, ScoreMoments
 from evomerge.fitness.objectives import Objective
@@ -43,11 +43,13 @@ class ObjectiveEstimate:
         task: key of its task.
         bank: of its metric, with all search items.
         estimator: for the items chosen before the search.
+        rotating: whether each recipe is asked others, one of each layer.
     """
 
     task: str
     bank: ItemBank
     estimator: Estimator
+    rotating: bool = False
 
     @cached_property
     def places(self) -> Mapping[str, int]:
@@ -59,14 +61,27 @@ class ObjectiveEstimate:
         """Of the models that the bank was made from."""
         return ScoreMoments.of(self.bank.parameters, completed(self.bank.parameters, self.bank.responses))
 
-    def layers(self, count: int) -> list[Rows]:
-        """Return the items in layers of like difficulty."""
-        return np.array_split(np.argsort(np.nanmean(self.bank.responses, axis=0), kind="stable"), count)
+    @cached_property
+    def layers(self) -> list[Rows]:
+        """The items in as many layers of like difficulty as are asked, for items that rotate."""
+        return layers_of(completed(self.bank.parameters, self.bank.responses), len(self.estimator.subset.rows))
+
+    @cached_property
+    def shares(self) -> Array:
+        """What the only item asked of its layer stands for, (items,)."""
+        shares = np.empty(len(self.bank.items))
+        for layer in self.layers:
+            shares[layer] = len(layer) / len(shares)
+        return shares
 
     def at(self, rows: Rows) -> Estimator:
-        """Return the estimator for some items: the chosen ones, or others, weighed by the best linear predictor."""
-        if not self.estimator.subset.fitted and len(set(rows) - set(self.estimator.subset.rows)):
-            return replace(self.estimator, subset=Subset(rows, np.full(len(rows), 1 / len(rows))))
+        """Return the estimator for some items.
+
+        The chosen ones have their weights, and one of each layer its share; others are weighed by the best linear
+        predictor.
+        """
+        if self.rotating and len(rows) == len(self.layers):
+            return replace(self.estimator, subset=Subset(rows, self.shares[rows]))
         if sorted(rows) == sorted(self.estimator.subset.rows):
             order = {row: n for n, row in enumerate(self.estimator.subset.rows)}
             places = [order[row] for row in rows]
@@ -117,12 +132,19 @@ class Estimation:
         if self.config.choice != "rotating":
             return self.items
         draw = np.random.default_rng(int(recipe_hash, 16))
-        chosen: dict[str, dict[str, None]] = {}
-        for objective in self.objectives.values():
-            rows = [draw.choice(layer) for layer in objective.layers(self.config.items)]
-            names = [objective.bank.items[row] for row in draw.permutation(rows)]
-            chosen.setdefault(objective.task, {}).update(dict.fromkeys(names))
-        return {task: tuple(names) for task, names in chosen.items()}
+        chosen = {}
+        for _, objective in self._deciding:
+            rows = draw.permutation([draw.choice(layer) for layer in objective.layers])
+            chosen[objective.task] = tuple(objective.bank.items[row] for row in rows)
+        return chosen
+
+    @property
+    def _deciding(self) -> Sequence[tuple[str, ObjectiveEstimate]]:
+        """The first objective of each task, with its name: where several share one, it decides on what is asked."""
+        first: dict[str, tuple[str, ObjectiveEstimate]] = {}
+        for name, objective in self.objectives.items():
+            first.setdefault(objective.task, (name, objective))
+        return tuple(first.values())
 
     def gold(self, items: Items, *, first: bool) -> Items:
         """Return the items whose soft responses go with responses to ``items``; those of every trial come first."""
@@ -139,15 +161,20 @@ class Estimation:
         }
 
     def more(self, fitness: Fitness, responses: Responses, count: int) -> Items:
-        """Return ``count`` further items of each task, those that say most given the responses so far."""
-        found: dict[str, dict[str, None]] = {}
-        for name, objective in self.objectives.items():
+        """Return at most ``count`` further items of each task, up to those that may be asked.
+
+        They are those that say most of the score, given the responses so far.
+        """
+        found = {}
+        for name, objective in self._deciding:
             values = values_of(fitness, responses, name)
             rows = np.array([objective.places[item] for item in values if item in objective.places], dtype=np.intp)
             known = np.array([value for item, value in values.items() if item in objective.places])
-            more = next_items(objective.bank.parameters, rows, known, count)
-            found.setdefault(objective.task, {}).update(dict.fromkeys(objective.bank.items[row] for row in more))
-        return {task: tuple(names) for task, names in found.items()}
+            left = min(count, self.config.items - len(values))
+            if left > 0:
+                more = next_items(objective.bank.parameters, rows, known, left)
+                found[objective.task] = tuple(objective.bank.items[row] for row in more)
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data that `read` makes the same estimation of, given the banks."""
@@ -196,13 +223,14 @@ def estimation(
         at = abilities(bank.parameters, of_parents).means
         full = completed(bank.parameters, bank.responses)
         choice = "stratified" if config.choice == "rotating" else config.choice
+        rotating = config.choice == "rotating" and config.adaptive is None
         chosen = extract(choice, config.items, bank.parameters, full, at=at, seed=fitness.config.seed)
         rows = None
         if config.soft:
             also = set(soft[objective.task]) | {bank.items[row] for row in chosen.rows}
             rows = np.array([row for row, item in enumerate(bank.items) if item in also], dtype=np.intp)
         estimator = fit_estimator(config.kind, bank, chosen, of_parents, rows)
-        objectives[objective.name] = ObjectiveEstimate(objective.task, bank, estimator)
+        objectives[objective.name] = ObjectiveEstimate(objective.task, bank, estimator, rotating)
     return Estimation(config, objectives, soft)
 
 
@@ -224,7 +252,8 @@ def read(
             None if entry["scale"] is None else SoftScale(*entry["scale"]),
             tuple(entry["controls"]),
         )
-        objectives[objective.name] = ObjectiveEstimate(objective.task, bank, estimator)
+        rotating = config.choice == "rotating" and config.adaptive is None
+        objectives[objective.name] = ObjectiveEstimate(objective.task, bank, estimator, rotating)
     return Estimation(config, objectives, soft_items(fitness, config))
 
 
@@ -260,6 +289,9 @@ def estimate_problems(fitness: Fitness, config: EstimateConfig, where: Callable[
     if config.bank is None and dimensions not in (1, "auto") and config.calibration.model != "2pl":
         what = f"several dimensions are not known to the model {config.calibration.model!r}"
         problems.append(Problem(what, where("estimate.calibration"), "several abilities take model: 2pl"))
+    if config.adaptive and config.kind == "raw":
+        what = "a race asks the items that say most, whose mean response is not the score's"
+        problems.append(Problem(what, where("estimate.kind"), "take another kind, such as gmp-irt, or no race"))
     if config.adaptive and config.adaptive.batch >= config.items:
         what = f"batches of {config.adaptive.batch} items, and at most {config.items} are asked"
         problems.append(Problem(what, where("estimate.adaptive.batch"), "make batches smaller than estimate.items"))

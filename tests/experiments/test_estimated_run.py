@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pyte
 
 OBJECTIVE = "fitness.objectives=[{function: './score.py:right', name: right}]"
 ESTIMATE = "fitness.estimate={items: 5, choice: score-optimal, smooth: false, calibration: {models: 5}}"
-RACE = "fitness.estimate.adaptive={batch: 2, confidence: 0.55}"
+RACE = "fitness.estimate.adaptive={batch: 2, confidence: 0.501}"
 ROTATING = "fitness.estimate={items: 5, calibration: {models: 5}}"
 
 

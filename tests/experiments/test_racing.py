@@ -76,7 +76,7 @@ class Estimating:
 
     def more(self, fitness: Any, responses: Responses, count: int) -> Items:
         left = [item for item in self.items["t"] if item not in responses.tasks["t"].items]
-        return {"t": tuple(left[:count])}
+        return {"t": tuple(left[:count])} if left else {}
 
 
 def plan(**config: Any) -> EstimatedPlan:
@@ -144,7 +144,7 @@ def test_a_trial_s_estimate_is_weighed_against_those_of_its_neighbours() -> None
     for number in range(40):
         race.told(own(number, number / 40, 0.5))
     lucky = Responses({"t": TaskResponses(tuple(map(str, range(10))), {"acc": [0.9] * 10})})
-    found = race.score(lucky, {"x": 0.5, "y": 0.3})
+    found = race.score(lucky, {"x": 0.5, "y": 0.3}, "new")
     assert found.own["acc"] == (pytest.approx(0.9), pytest.approx(0.1))
     assert 0.45 < found.objectives["acc"] < 0.6
     assert found.standard_errors["acc"] < 0.05
@@ -178,3 +178,20 @@ def test_a_candidate_is_raced_with_what_its_neighbours_let_expect() -> None:
 def test_of_trials_with_equal_estimates_the_latest_are_kept() -> None:
     trials = [trial(number, acc=0.9 if number % 2 else 0.8) for number in range(20)]
     assert [t.number for t in plan().final_front(trials)] == [15, 17, 19]
+
+
+def test_the_same_responses_again_say_nothing_new() -> None:
+    race = smooth_plan()
+    for number in range(12):
+        race.told(own(number, number / 12, 0.5))
+    lucky = Responses({"t": TaskResponses(tuple(map(str, range(10))), {"acc": [0.9] * 10})})
+    race.told(own(12, 0.5, 0.9))
+    first = race.score(lucky, {"x": 0.5, "y": 0.3}, "r12")
+    race.told(replace(own(13, 0.5, 0.9), recipe_hash="r12", cached=True))
+    assert race.score(lucky, {"x": 0.5, "y": 0.3}, "r12") == first
+    assert race.score(lucky, {"x": 0.5, "y": 0.3}, "other").objectives["acc"] > first.objectives["acc"]
+
+
+def test_a_recipe_that_was_tried_twice_is_confirmed_once() -> None:
+    trials = [trial(0, acc=0.9), replace(trial(1, acc=0.9), recipe_hash="r0")]
+    assert [t.number for t in plan().final_front(trials)] == [1]

@@ -42,7 +42,7 @@ def test_it_is_kriging_with_known_noise() -> None:
     covariance = signal(points) + (nugget + (0.1 / scale) ** 2) * np.eye(FEWEST)
     towards = signal(at, points)
     mean = centre + scale * towards @ np.linalg.solve(covariance, (values - centre) / scale)
-    variance = np.diag(signal(at)) - np.einsum("ij,ji->i", towards, np.linalg.solve(covariance, towards.T))
+    variance = nugget + np.diag(signal(at)) - np.einsum("ij,ji->i", towards, np.linalg.solve(covariance, towards.T))
     assert [value for value, _ in found] == pytest.approx(np.clip(mean, 0, 1), abs=1e-8)
     assert [error for _, error in found] == pytest.approx(scale * np.sqrt(np.maximum(variance, 0)), abs=1e-6)
 

@@ -136,8 +136,9 @@ class ItemBank:
 
     @property
     def fingerprint(self) -> str:
-        """16 hex characters that differ where the items or their parameters do."""
+        """16 hex characters that differ where the items, their parameters or the responses do."""
         numbers = b"".join(np.ascontiguousarray(getattr(self.parameters, name)).tobytes() for name in TENSORS)
+        numbers += self.responses.astype(np.float32).tobytes()
         return sha256(json.dumps([self.task, self.metric, *self.items]).encode() + numbers).hexdigest()[:16]
 
     def write(self, path: Path) -> tuple[Path, Path]:

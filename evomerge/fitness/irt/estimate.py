@@ -187,6 +187,7 @@ def _coefficients(errors: Array, of: Array) -> Array:
     """
     belief = np.diag(PRIOR_ERRORS * of.var(0) + 1e-12)
     found = np.linalg.solve(of.T @ of + belief, of.T @ errors + belief @ np.full(of.shape[1], 0.5))
+    found[~of.any(0)] = 0
     return np.asarray(found, dtype=np.float64)
 
 

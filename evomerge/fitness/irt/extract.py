@@ -77,7 +77,7 @@ def extract(
     if choice == "random":
         return Subset(np.sort(draw.choice(items, count, replace=False)), np.full(count, 1 / count))
     if choice == "stratified":
-        layers = np.array_split(np.argsort(responses.mean(0), kind="stable"), count)
+        layers = layers_of(responses, count)
         rows = np.array([draw.choice(layer) for layer in layers])
         return Subset(rows, np.array([len(layer) / items for layer in layers]))
     if choice in ("anchors-irt", "anchors-correctness"):
@@ -90,6 +90,11 @@ def extract(
         at = draw.standard_normal((256, parameters.dimensions)) if at is None else at
         rows = _optimal(choice == "d-optimal", count, parameters, at)
     return Subset(rows, *moments.weights(rows), fitted=True, score_optimal=choice == "score-optimal")
+
+
+def layers_of(responses: Array, count: int) -> list[Rows]:
+    """Return the items in layers of like difficulty, the hardest first, by responses without gaps."""
+    return np.array_split(np.argsort(responses.mean(0), kind="stable"), count)
 
 
 def _anchors(features: Array, count: int, seed: int) -> Subset:
