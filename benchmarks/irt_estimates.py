@@ -4,8 +4,8 @@
 
 RESPONSES is a matrix of models × items (any file that `evomerge calibrate` takes), TRIPLES a csv of merge, parent1 and
 parent2. Each draw holds the merges, their parents and 300 other models out, calibrates on the rest, chooses items and
-estimates the scores of the merges and of the 300. Prints mean absolute errors in points with intervals over merges and
-draws, the share of 95% intervals that hold the truth, and rank correlations over the 300.
+estimates the scores of the merges and of the 300. Prints mean absolute errors in points and the share of 95%
+intervals that hold the truth, both with intervals over models and draws, and rank correlations over the 300.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from evomerge.fitness.irt.response_files import read_responses
 from evomerge.fitness.irt.responses import ResponseMatrix
 
 HELD_OUT = 300
-Found = tuple[np.ndarray, float, np.ndarray, float, float]  # of merges: errors, coverage; of others the same; ranks
+Found = tuple[
+    np.ndarray, np.ndarray, np.ndarray, np.ndarray, float
+]  # errors and who is covered, of merges and others; ranks
 INTERVAL = 1.96
 
 
@@ -44,14 +46,17 @@ def main() -> None:
     triples = read_triples(options.triples, matrix.models)
     draws = [one_draw(matrix, triples, seed, options) for seed in range(options.draws)]
     print(f"{len(triples)} merges, {HELD_OUT} others, {options.draws} draws; errors in points, [95% intervals]")
-    print("items  choice               estimate    merges              covered  others              covered  Spearman")
+    print(
+        "items  choice               estimate    merges                covered                others                "
+        "covered                Spearman"
+    )
     for key in sorted(draws[0]):
         merges, covered, others, covered_others, ranks = (
             list(part) for part in zip(*(d[key] for d in draws), strict=True)
         )
         print(
-            f"{key[0]:5}  {key[1]:19}  {key[2]:10}  {told(merges)}  {100 * np.mean(covered):6.1f}%  "
-            f"{told(others)}  {100 * np.mean(covered_others):6.1f}%  {np.mean(ranks):.4f}"
+            f"{key[0]:5}  {key[1]:19}  {key[2]:10}  {told(merges)}  {told(covered)}%  "
+            f"{told(others)}  {told(covered_others)}%  {np.mean(ranks):.4f}"
         )
 
 
@@ -88,11 +93,11 @@ def one_draw(
 
     def note(key: tuple[int, str, str], values: np.ndarray, errors: np.ndarray | None) -> None:
         off = values - truth[asked]
-        inside = np.abs(off) <= INTERVAL * errors if errors is not None else np.full(len(off), np.nan)
+        inside = (np.abs(off) <= INTERVAL * errors).astype(float) if errors is not None else np.full(len(off), np.nan)
         rank = spearmanr(values[len(merges) :], truth[held_out])[0] if np.ptp(values[len(merges) :]) else np.nan
         ours, others = slice(len(merges)), slice(len(merges), None)
         off = np.abs(off)
-        found[key] = off[ours], float(inside[ours].mean()), off[others], float(inside[others].mean()), rank
+        found[key] = off[ours], inside[ours], off[others], inside[others], rank
 
     for count in options.items:
         note((count, "-", "population"), np.full(len(asked), truth[rest].mean()), None)

@@ -44,8 +44,12 @@ def right_items():
 
 
 def right(model, tokenizer, items):
-    """Whether `near` is large for an item, softly: responses in [0, 1]."""
-    return [0.5 + 0.5 * value for value in near(model, tokenizer, items)]
+    """Responses in [0, 1], each by its item alone."""
+    numbers = torch.tensor([TEXTS.index(text) for text in items])
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(0, min(60, model.config.vocab_size), (len(TEXTS), 12), generator=generator)[numbers]
+    means = model(input_ids=tokens).logits.mean(dim=(1, 2))
+    return torch.sigmoid(20 * means + numbers / 8 - 1.5).tolist()
 
 
 def fails(model, tokenizer):

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pyte
 
 OBJECTIVE = "fitness.objectives=[{function: './score.py:right', name: right}]"
 ESTIMATE = "fitness.estimate={items: 5, choice: score-optimal, smooth: false, calibration: {models: 5}}"
-RACE = "fitness.estimate.adaptive={batch: 2, confidence: 0.501}"
+RACE = "fitness.estimate.adaptive={batch: 2, confidence: 0.6}"
 ROTATING = "fitness.estimate={items: 5, calibration: {models: 5}}"
 
 
@@ -144,7 +144,7 @@ def test_the_winner_is_exported_and_checked_on_the_items_it_was_asked(whole: Pat
         ("fitness.estimate={items: 5, soft: {}}", "function"),
         ("fitness.estimate={items: 5, adaptive: {batch: 5}}", "batches of 5 items, and at most 5 are asked"),
         ("fitness.estimate={items: 5, calibration: {dimensions: 6}}", "5 items are fewer than the 6 dimensions"),
-        ("fitness.estimate={kind: irt}", "gmp-irt"),
+        ("fitness.estimate={kind: gpm-irt}", "gmp-irt"),
         ("fitness.estimate={items: 5, bank: ./nowhere}", "nowhere"),
     ],
 )

@@ -29,7 +29,7 @@ Kind: TypeAlias = Literal["raw", "anchor", "p-irt", "gp-irt", "mp-irt", "gmp-irt
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 FOLDS, FEW, MANY = 5, 200, 1000
-GROUP, GROUPS = 50, 8  # at least so many models say how errors depend on the score, in at most so many groups
+GROUP, GROUPS = 50, 16  # at least so many models say how errors depend on the score, in at most so many groups
 PRIOR_ERRORS = 4  # models' worth of belief in the response model's standard errors, and in a share of a half
 COEFFICIENT_SCALE = 1.0  # of the normal prior on mp-IRT's coefficients, around 1 / parents
 _STEPS, _HALVINGS = 200, 20

@@ -316,9 +316,9 @@ def test_factors_follow_errors_that_depend_on_the_score(monkeypatch):
     able = 0.5 * able + 0.5 * chances(parameters, np.full((400, 1), 1.5))
     found = fit_estimator("p-irt", bank_of(parameters, np.concatenate([dull, able])), subset)
     scores, factors = np.array(found.inflation).T
-    assert len(factors) == 8
+    assert len(factors) == 16
     assert (np.diff(scores) > 0).all()
-    assert factors[:3].mean() > 2 * factors[-3:].mean()
+    assert factors[:6].mean() > 2 * factors[-6:].mean()
 
 
 def test_few_models_are_judged_by_fits_without_them():
