@@ -132,7 +132,7 @@ def test_soft_responses_come_with_the_bank(file: Path, tmp_path: Path) -> None:
     banks = calibrate_from(experiment, tmp_path / "out", CALIBRATION, SilentDisplay(), soft=SoftConfig(items=6))
     gold = ItemBank.read(tmp_path / "out" / "0-tiny-choices").gold
     assert gold is not None
-    assert ((gold >= 0) & (gold <= 1)).sum(1).tolist() == [6] * len(banks["tiny-choices"].models)
+    assert ((gold >= 0) & (gold <= 1)).sum(1).tolist() == [30] * len(banks["tiny-choices"].models)
 
 
 def hybrid(file: Path) -> ExperimentConfig:

@@ -49,7 +49,7 @@ class Instant:
         self.started: list[str] = []
         self.fail = fail
 
-    def start(self, recipe: Recipe) -> None:
+    def start(self, recipe: Recipe, genome: object) -> None:
         self.started.append(recipe.hash)
 
     def finish(self, candidate: Candidate) -> Trial:
