@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from scipy.special import ndtr
 
@@ -23,6 +24,7 @@ from evomerge.recipes import Recipe
 from evomerge.search_spaces.genes import Gene, Genome
 from evomerge.searchers import ObjectiveSpec
 
+CONFIRMED, SURE = 12, 0.95  # so many are confirmed at least, but none that is dominated with this probability
 TIES = 3  # of trials with equal estimates, so many are confirmed
 _LEAST_SPREAD, _LEAST_ERROR = 1e-9, 1e-3
 
@@ -90,23 +92,36 @@ class EstimatedPlan:
         return Scored(values, errors, {name: own[name] for name in self._smoothers})
 
     def final_front(self, trials: Sequence[Trial]) -> list[Trial]:
-        """Return the trials that no other dominates in the light of all that was told, in order.
+        """Return the trials that are, or may be, on the front in the light of all that was told, in order.
 
-        Few items give many trials the very same estimates; of those only the latest are kept.
+        Few items give many trials the very same estimates; of those only the latest are kept. Where the front is small,
+        the trials that are the least surely dominated come too.
         """
         found = list({trial.recipe_hash: trial for trial in trials if trial.objectives is not None}.values())
-        scores = [dict(trial.objectives or {}) for trial in found]
+        revised = [
+            replace(trial, objectives=dict(trial.objectives or {}), standard_errors=dict(trial.standard_errors))
+            for trial in found
+        ]
         for name, smoother in self._smoothers.items():
-            for score, (value, _) in zip(scores, smoother.smoothed([t.genome for t in found]) or [], strict=False):
-                score[name] = value
-        kept: list[Trial] = []
+            smoothed = smoother.smoothed([trial.genome for trial in found]) or []
+            for trial, (value, error) in zip(revised, smoothed, strict=False):
+                trial.objectives[name], trial.standard_errors[name] = value, error  # type: ignore[index]
+        on_front = fronts.front([trial.objectives or {} for trial in revised], self._objectives)
+        kept: list[int] = []
         alike: Counter[tuple[float, ...]] = Counter()
-        for row in reversed(fronts.front(scores, self._objectives)):
-            key = tuple(scores[row].values())
+        for row in reversed(on_front):
+            key = tuple((revised[row].objectives or {}).values())
             alike[key] += 1
             if alike[key] <= TIES:
-                kept.append(found[row])
-        return kept[::-1]
+                kept.append(row)
+        rivals = [revised[row] for row in kept]
+        doubts = {
+            row: dominated(_estimates(trial), rivals, self._objectives)
+            for row, trial in enumerate(revised)
+            if row not in set(on_front)
+        }
+        likeliest = sorted((row for row, doubt in doubts.items() if doubt < SURE), key=lambda row: (doubts[row], -row))
+        return [found[row] for row in sorted(kept + likeliest[: max(0, CONFIRMED - len(kept))])]
 
     def begin(self, recipe: Recipe, genome: Genome) -> Asking:
         """Return what decides on the items of the candidate asked now."""
@@ -129,6 +144,10 @@ class EstimatedPlan:
             return Asked(more, self._estimation.gold(more, first=False)) if more else None
 
         return asking
+
+
+def _estimates(trial: Trial) -> dict[str, tuple[float, float]]:
+    return {name: (value, trial.standard_errors.get(name, 0.0)) for name, value in (trial.objectives or {}).items()}
 
 
 def _both(own: Estimated, expected: Sequence[tuple[float, float]] | None) -> Estimated:

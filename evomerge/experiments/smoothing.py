@@ -19,6 +19,7 @@ from evomerge.searchers.box import UnitBox
 
 FEWEST = 10  # estimates before anything is smoothed
 GROWTH = 1.3  # the kernel is fitted anew when there are so many times more estimates
+NOISE_SHARES = (0.1, 0.3, 1.0)  # what standard errors may hold of noise, the rest being bias
 MOST = 1000  # estimates taken into account, the latest
 OWN_SCALES = 32  # up to so many genes, each has a length scale of its own
 _LEAST_ERROR = 1e-3
@@ -48,7 +49,7 @@ class Smoother:
         self._points: list[Array] = []
         self._values: list[float] = []
         self._errors: list[float] = []
-        self._kernels: dict[int, Any] = {}
+        self._kernels: dict[int, tuple[float, Any]] = {}
 
     def tell(self, estimate: Noisy) -> None:
         """Take in a trial's own estimate."""
@@ -72,31 +73,44 @@ class Smoother:
         if len(self._values) < FEWEST:
             return None
         latest = slice(-MOST, None)
-        process, centre, scale = _process(points[latest], known[latest], errors[latest], self._kernel())
+        process, centre, scale = _process(points[latest], known[latest], errors[latest], *self._kernel())
         asked = np.array([self._box.point(genome) for genome in genomes])
         means, deviations = process.predict(asked, return_std=True)
         values = np.clip(centre + scale * means, 0, 1)
         return [(float(value), float(scale * d)) for value, d in zip(values, deviations, strict=True)]
 
-    def _kernel(self) -> Any:
-        """Return the kernel fitted when there were as many estimates as a fixed schedule says.
+    def _kernel(self) -> tuple[float, Any]:
+        """Return the share of noise in the errors, and the kernel, both of largest likelihood.
 
-        So it does not depend on when it was asked for, and a resumed run has the same.
+        They are fitted when there are as many estimates as a fixed schedule says, so that they do not depend on when
+        they are asked for, and a resumed run has the same.
         """
         count = FEWEST
         while int(count * GROWTH) <= len(self._values):
             count = int(count * GROWTH)
         if count not in self._kernels:
             parts = slice(max(0, count - MOST), count)
-            process, _, _ = _process(self._points[parts], self._values[parts], self._errors[parts], None)
-            self._kernels = {count: process.kernel_}
+            fits = [
+                (share, _process(self._points[parts], self._values[parts], self._errors[parts], share, None)[0])
+                for share in NOISE_SHARES
+            ]
+            share, best = max(fits, key=lambda fit: float(fit[1].log_marginal_likelihood_value_))
+            self._kernels = {count: (share, best.kernel_)}
         return self._kernels[count]
 
 
 def _process(
-    points: Sequence[Array], values: Sequence[float], errors: Sequence[float], kernel: Any
+    points: Sequence[Array], values: Sequence[float], errors: Sequence[float], share: float, kernel: Any
 ) -> tuple[Any, float, float]:
-    """Return a Gaussian process on standardised values, and their centre and scale; its kernel is fitted if None."""
+    """Return a Gaussian process on standardised values, and their centre and scale.
+
+    Args:
+        points: genomes in the unit box.
+        values: their estimates.
+        errors: standard errors of these.
+        share: of their squares that is noise; the rest is bias that neighbours have in common.
+        kernel: fitted if None.
+    """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
@@ -108,7 +122,7 @@ def _process(
     prior = ConstantKernel(1.0, (1e-2, 1e2)) * RBF(scales, (5e-2, 1e1))
     process = GaussianProcessRegressor(
         kernel or prior + WhiteKernel(1e-2, (1e-5, 1e0)),
-        alpha=np.square(np.array(errors) / scale),
+        alpha=share * np.square(np.array(errors) / scale),
         optimizer=None if kernel else "fmin_l_bfgs_b",
     )
     with warnings.catch_warnings():

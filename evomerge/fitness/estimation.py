@@ -230,6 +230,8 @@ def estimation(
             also = set(soft[objective.task]) | {bank.items[row] for row in chosen.rows}
             rows = np.array([row for row, item in enumerate(bank.items) if item in also], dtype=np.intp)
         estimator = fit_estimator(config.kind, bank, chosen, of_parents, rows)
+        if config.smooth and rotating:  # neighbours take off noise, not the response model's pull to what it knows
+            estimator = replace(estimator, share=1.0)
         objectives[objective.name] = ObjectiveEstimate(objective.task, bank, estimator, rotating)
     return Estimation(config, objectives, soft)
 

@@ -33,13 +33,13 @@ def test_it_is_kriging_with_known_noise() -> None:
     smoother, new = told(FEWEST), genomes(5, seed=9)
     found = smoother.smoothed(new)
     assert found is not None
-    (kernel,) = smoother._kernels.values()
+    ((share, kernel),) = smoother._kernels.values()
     points = np.array([[float(g["x"]) / 2, float(g["y"])] for g in genomes(FEWEST)])
     at = np.array([[float(g["x"]) / 2, float(g["y"])] for g in new])
     values = np.array(smoother._values)
     centre, scale = values.mean(), values.std()
     signal, nugget = kernel.k1, kernel.k2.noise_level
-    covariance = signal(points) + (nugget + (0.1 / scale) ** 2) * np.eye(FEWEST)
+    covariance = signal(points) + (nugget + share * (0.1 / scale) ** 2) * np.eye(FEWEST)
     towards = signal(at, points)
     mean = centre + scale * towards @ np.linalg.solve(covariance, (values - centre) / scale)
     variance = nugget + np.diag(signal(at)) - np.einsum("ij,ji->i", towards, np.linalg.solve(covariance, towards.T))
