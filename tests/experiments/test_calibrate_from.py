@@ -97,6 +97,7 @@ def test_a_killed_calibration_goes_on_from_its_responses(file: Path, banks: Path
         assert (tmp_path / "out" / name).read_bytes() == (banks / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_more_models_are_evaluated_alone(file: Path, banks: Path, tmp_path: Path) -> None:
     shutil.copytree(banks, tmp_path / "out")
     notes = calibrate(file, tmp_path / "out", config=CALIBRATION.model_copy(update={"models": 5}))
@@ -104,12 +105,14 @@ def test_more_models_are_evaluated_alone(file: Path, banks: Path, tmp_path: Path
     assert len(ItemBank.read(tmp_path / "out" / "1-far").models) == 10
 
 
+@pytest.mark.slow
 def test_responses_under_other_settings_are_not_used(file: Path, banks: Path, tmp_path: Path) -> None:
     shutil.copytree(banks, tmp_path / "out")
     notes = calibrate(file, tmp_path / "out", "fitness.batch_size=3")
     assert "9 models are to be evaluated on all search items" in notes
 
 
+@pytest.mark.slow
 def test_nor_are_those_of_other_weights_or_functions(tmp_path: Path) -> None:
     path = tiny_experiment(tmp_path)
 
@@ -140,6 +143,7 @@ def hybrid(file: Path) -> ExperimentConfig:
     return read_experiment(str(file), [space])
 
 
+@pytest.mark.slow
 def test_a_hybrid_experiment_is_calibrated_on_its_first_stage(file: Path, banks: Path, tmp_path: Path) -> None:
     shutil.copytree(banks, tmp_path / "out")
     display = SilentDisplay()
