@@ -98,14 +98,7 @@ class EstimatedPlan:
         the trials that are the least surely dominated come too.
         """
         found = list({trial.recipe_hash: trial for trial in trials if trial.objectives is not None}.values())
-        revised = [
-            replace(trial, objectives=dict(trial.objectives or {}), standard_errors=dict(trial.standard_errors))
-            for trial in found
-        ]
-        for name, smoother in self._smoothers.items():
-            smoothed = smoother.smoothed([trial.genome for trial in found]) or []
-            for trial, (value, error) in zip(revised, smoothed, strict=False):
-                trial.objectives[name], trial.standard_errors[name] = value, error  # type: ignore[index]
+        revised = self._revised(found)
         on_front = fronts.front([trial.objectives or {} for trial in revised], self._objectives)
         kept: list[int] = []
         alike: Counter[tuple[float, ...]] = Counter()
@@ -115,13 +108,22 @@ class EstimatedPlan:
             if alike[key] <= TIES:
                 kept.append(row)
         rivals = [revised[row] for row in kept]
-        doubts = {
-            row: dominated(_estimates(trial), rivals, self._objectives)
-            for row, trial in enumerate(revised)
-            if row not in set(on_front)
-        }
-        likeliest = sorted((row for row, doubt in doubts.items() if doubt < SURE), key=lambda row: (doubts[row], -row))
+        others = sorted(set(range(len(revised))) - set(on_front), reverse=True)
+        doubts = {row: dominated(_estimates(revised[row]), rivals, self._objectives) for row in others}
+        likeliest = sorted((row for row in others if doubts[row] < SURE), key=doubts.__getitem__)
         return [found[row] for row in sorted(kept + likeliest[: max(0, CONFIRMED - len(kept))])]
+
+    def _revised(self, trials: Sequence[Trial]) -> list[Trial]:
+        """Return trials with objectives, these and their standard errors smoothed over all that was told."""
+        values = [dict(trial.objectives or {}) for trial in trials]
+        errors = [dict(trial.standard_errors) for trial in trials]
+        for name, smoother in self._smoothers.items():
+            for row, found in enumerate(smoother.smoothed([trial.genome for trial in trials]) or []):
+                values[row][name], errors[row][name] = found
+        return [
+            replace(trial, objectives=value, standard_errors=error)
+            for trial, value, error in zip(trials, values, errors, strict=True)
+        ]
 
     def begin(self, recipe: Recipe, genome: Genome) -> Asking:
         """Return what decides on the items of the candidate asked now."""
