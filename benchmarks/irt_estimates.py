@@ -12,16 +12,14 @@ from __future__ import annotations
 
 import argparse
 import csv
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from scipy.stats import spearmanr
 
 from evomerge.fitness.irt.calibrate import calibrate
-from evomerge.fitness.irt.estimate import KINDS, fit_estimators
+from evomerge.fitness.irt.estimate import KINDS, judge
 from evomerge.fitness.irt.extract import CHOICES, extract
-from evomerge.fitness.irt.likelihood import abilities
 from evomerge.fitness.irt.response_files import read_responses
 from evomerge.fitness.irt.responses import ResponseMatrix
 
@@ -88,7 +86,7 @@ def one_draw(
     bank = calibrate(bank_matrix, "2pl", options.dimensions).bank(bank_matrix, "", "")
     truth = matrix.values.mean(1)
     asked = np.concatenate([merges, held_out])
-    parents = np.stack([abilities(bank.parameters, matrix.values[rows]).means for _, rows in triples])
+    parents = [matrix.values[rows] for _, rows in triples]
     found: dict[tuple[int, str, str], Found] = {}
 
     def note(key: tuple[int, str, str], values: np.ndarray, errors: np.ndarray | None) -> None:
@@ -106,12 +104,12 @@ def one_draw(
         for choice in options.choices:
             subset = extract(choice, count, bank.parameters, bank.responses, seed=seed)
             values = matrix.values[asked][:, subset.rows]
-            for kind, estimator in fit_estimators(KINDS, bank, subset).items():
-                estimate, error = estimator(values)
-                if kind in ("mp-irt", "gmp-irt"):
-                    each = [replace(estimator, parents=own)(values[n : n + 1]) for n, own in enumerate(parents)]
-                    estimate[: len(merges)] = np.concatenate([one.values for one in each])
-                    error[: len(merges)] = np.concatenate([one.standard_errors for one in each])
+            judged = judge(KINDS, bank, subset)
+            for kind in KINDS:
+                estimate, error = judged.estimator(kind)(values)
+                each = [judged.estimator(kind, own)(values[n : n + 1]) for n, own in enumerate(parents)]
+                estimate[: len(merges)] = np.concatenate([one.values for one in each])
+                error[: len(merges)] = np.concatenate([one.standard_errors for one in each])
                 note((count, choice, kind), estimate, error)
     return found
 

@@ -9,7 +9,7 @@ gp-IRT and gmp-IRT, and the factor by which the response model's own standard er
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
@@ -29,6 +29,7 @@ Kind: TypeAlias = Literal["raw", "anchor", "p-irt", "gp-irt", "mp-irt", "gmp-irt
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 FOLDS, FEW, MANY = 5, 200, 1000
+NEAR = 150  # models like the parents say how far off estimates may be
 GROUP, GROUPS = 50, 16  # at least so many models say how errors depend on the score, in at most so many groups
 PRIOR_ERRORS = 4  # models' worth of belief in the response model's standard errors, and in a share of a half
 COEFFICIENT_SCALE = 1.0  # of the normal prior on mp-IRT's coefficients, around 1 / parents
@@ -132,20 +133,81 @@ def fit_estimators(
     soft: Rows | None = None,
 ) -> dict[Kind, Estimator]:
     """Return several kinds of estimators for the work of about one; see `fit_estimator`."""
+    judged = judge(kinds, bank, subset, parents, soft)
+    return {kind: judged.estimator(kind, parents) for kind in kinds}
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """How models of a bank were estimated without having been calibrated on.
+
+    Attributes:
+        bank: the items and the models they were calibrated on.
+        subset: the items asked.
+        models: rows of the models judged, int64 (judged,).
+        scores: on all items, float64 (judged,).
+        parts: of their estimates; of mp-IRT's kinds under True, if they were judged by themselves.
+        lacks: what soft responses say of the errors, float64 (judged, 2).
+        scale: of soft responses.
+    """
+
+    bank: ItemBank
+    subset: Subset
+    models: Rows
+    scores: Array
+    parts: Mapping[bool, _Parts]
+    lacks: Array
+    scale: SoftScale | None
+
+    def estimator(self, kind: Kind, parents: Array | None = None) -> Estimator:
+        """Return an estimator with its share, its controls and its inflation fitted to these models.
+
+        How far off it may be is judged by the models most like the parents, unless the bank is of their merges: models
+        of one kind and time err alike, and on leaderboards merges err less than others of the same score.
+
+        Args:
+            kind: of the estimator.
+            parents: the parents' responses to all items, float64 (parents, items).
+        """
+        parts = self.parts.get(kind in _MERGED, self.parts[False])
+        gaps = parts.anchors - parts.scores
+        share = float(np.clip(_coefficients(self.scores - parts.scores, gaps[:, None])[0], 0, 1))
+        mixed = parts.mixed(kind, share)
+        controls = _coefficients(self.scores - mixed, self.lacks)
+        found = mixed + self.lacks @ controls
+        squares = np.square(found - self.scores) / np.maximum(parts.variances, 1e-12)
+        anyone = parents is None or self.bank.parents
+        like = slice(None) if anyone else _nearest(self.bank.responses[self.models], parents)
+        own = None if parents is None else abilities(self.bank.parameters, parents).means
+        inflation = _inflation(found[like], squares[like])
+        added = float(controls[0]), float(controls[1])
+        return Estimator(kind, self.bank.parameters, self.subset, own, share, inflation, self.scale, added)
+
+
+def judge(
+    kinds: Sequence[Kind],
+    bank: ItemBank,
+    subset: Subset,
+    parents: Array | None = None,
+    soft: Rows | None = None,
+) -> Judged:
+    """Estimate the scores of a bank's models, each by what the others tell; see `fit_estimator` for the arguments."""
     merges = np.array([name not in bank.parents for name in bank.models])
     within = parents if bank.parents and merges.any() and set(kinds) & set(_MERGED) else None
-    judged = merges if within is not None else np.full(len(merges), True)
+    some = merges if within is not None else np.full(len(merges), True)
     scale, chances = None, None
     if soft is not None and bank.gold is not None:
         scale = fit_scale(bank.gold, bank.responses)
         chances = scale(bank.gold)
+    judged: list[Rows] = []
     truth: list[Array] = []
     short: list[Array] = []
     found: dict[bool, list[_Parts]] = {True: [], False: []}
-    for train, test in _folds(judged):
-        parameters = refit(bank, bank.responses[train]) if judged.sum() < FEW else bank.parameters
+    for train, test in _folds(some):
+        parameters = refit(bank, bank.responses[train]) if some.sum() < FEW else bank.parameters
         chosen = _found_again(subset, parameters, bank.responses[train])
         responses = completed(parameters, bank.responses[test])
+        judged.append(test)
         truth.append(responses.mean(1))
         lacks = np.zeros((len(test), 2))
         if chances is not None and soft is not None:
@@ -157,27 +219,18 @@ def fit_estimators(
             basis = abilities(parameters, within).means if within is not None and merged else None
             like = Estimator("mp-irt" if merged else "p-irt", parameters, chosen, basis)
             found[merged].append(like.parts(responses[:, chosen.rows]))
-    known, lacking = np.concatenate(truth), np.concatenate(short)
     parts = {
         merged: _Parts(*(np.concatenate(part) for part in zip(*lists, strict=True)))
         for merged, lists in found.items()
         if lists
     }
-    own = None if parents is None else abilities(bank.parameters, parents).means
-    estimators = {}
-    for kind in kinds:
-        own_parts = parts.get(kind in _MERGED, parts[False])
-        gaps = own_parts.anchors - own_parts.scores
-        share = float(np.clip(_coefficients(known - own_parts.scores, gaps[:, None])[0], 0, 1))
-        mixed = own_parts.mixed(kind, share)
-        controls = _coefficients(known - mixed, lacking)
-        found_scores = mixed + lacking @ controls
-        squares = np.square(found_scores - known) / np.maximum(own_parts.variances, 1e-12)
-        inflation = _inflation(found_scores, squares)
-        estimators[kind] = Estimator(
-            kind, bank.parameters, subset, own, share, inflation, scale, (float(controls[0]), float(controls[1]))
-        )
-    return estimators
+    return Judged(bank, subset, np.concatenate(judged), np.concatenate(truth), parts, np.concatenate(short), scale)
+
+
+def _nearest(responses: Array, parents: Array) -> Rows:
+    """Return the ``NEAR`` models whose responses, (models, items), agree most with the parents', or all."""
+    apart = np.nanmean(np.abs(responses[:, None] - parents), axis=(1, 2))
+    return np.sort(np.argsort(apart, kind="stable")[:NEAR])
 
 
 def _coefficients(errors: Array, of: Array) -> Array:

@@ -321,6 +321,23 @@ def test_factors_follow_errors_that_depend_on_the_score(monkeypatch):
     assert factors[:6].mean() > 1.5 * factors[-6:].mean()
 
 
+def test_models_like_the_parents_say_how_far_off_estimates_may_be(together):
+    """Half of the models find other items hard than the response model says."""
+    parameters = items(80)
+    parameters = replace(parameters, intercepts=2 * parameters.intercepts)
+    other = parameters.chosen(np.random.default_rng(0).permutation(80))
+    bank = bank_of(parameters, np.concatenate([respond(parameters, 1000), respond(other, 1000, 2)]))
+    judged = estimate.judge(["p-irt"], bank, extract("stratified", 15, parameters, bank.responses))
+    anyone = judged.estimator("p-irt")
+    like = {kind: judged.estimator("p-irt", respond(each, 2, 3)) for kind, each in (("as", parameters), ("not", other))}
+    assert factor(like["as"]) < 0.7 * factor(anyone)
+    assert factor(like["not"]) > 1.1 * factor(anyone)
+    assert errors(anyone, respond(parameters, 2000, 4))[1] > 0.98
+    assert 0.92 < errors(like["as"], respond(parameters, 2000, 4))[1] < 0.97
+    merges = replace(bank, parents=("m0", "m1"))
+    assert factor(estimate.judge(["p-irt"], merges, judged.subset).estimator("p-irt", bank.responses[:2])) > 1
+
+
 def test_few_models_are_judged_by_fits_without_them():
     """Inflation in sample is what the items' parameters and weights, fitted to these 12 models, say of the same."""
     for seed in range(3):
