@@ -18,8 +18,9 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from evomerge.fitness.irt.calibrate import calibrate
-from evomerge.fitness.irt.estimate import KINDS, judge
-from evomerge.fitness.irt.extract import CHOICES, extract
+from evomerge.fitness.irt.estimate import judge
+from evomerge.fitness.irt.extract import extract
+from evomerge.fitness.irt.names import CHOICES, KINDS
 from evomerge.fitness.irt.response_files import read_responses
 from evomerge.fitness.irt.responses import ResponseMatrix
 

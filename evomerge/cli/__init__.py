@@ -22,6 +22,7 @@ COMMANDS = {
     "status": ("status", "Say where a run stands."),
     "front": ("front", "Print the non-dominated trials of a run."),
     "report": ("report", "Write a run's report.html."),
+    "compare": ("compare", "Compare searchers over several runs of each."),
     "export": ("export", "Write the winner as a model folder, and push it to the Hub."),
     "merge": ("merge", "Carry out one recipe, without a search."),
     "recipe": ("recipe", "Print a recipe, for mergekit if asked."),

@@ -98,8 +98,9 @@ class PlainDisplay:
     def _line(self, trial: TrialRow, progress: Progress) -> str:
         parts = [f"trial {progress.done}/{progress.budget}"]
         parts += [self._score(objective, trial, progress) for objective in self._objectives]
-        if progress.hypervolume is not None:
-            parts.append(f"hv {wording.number(progress.hypervolume)}")
+        if progress.hypervolume is not None and len(self._objectives) > 1:
+            parts += [f"hv {wording.number(progress.hypervolume)}", f"front {len(progress.front)}"]
+            parts += wording.front_measures(progress.spread, progress.igd_plus)
         if progress.failed:
             parts.append(f"failed {progress.failed}")
         parts.append(_rate(progress.per_minute))
@@ -181,8 +182,11 @@ class LiveDisplay:
         if self._objectives:
             parts.append(self._best_table(progress))
         if progress.front and len(self._objectives) > 1:
-            title = f"Front: {len(progress.front)} trials"
-            parts.append(front_table(progress.front, self._objectives, limit=FRONT_ROWS, title=title))
+            title = [
+                f"Front: {len(progress.front)} trials",
+                *wording.front_measures(progress.spread, progress.igd_plus),
+            ]
+            parts.append(front_table(progress.front, self._objectives, limit=FRONT_ROWS, title=", ".join(title)))
         if self._last_failure:
             parts.append(Text(f"last failure: {self._last_failure}", style="red", no_wrap=True, overflow="ellipsis"))
         return Group(*parts)
@@ -196,7 +200,7 @@ class LiveDisplay:
             Text(self._time_text(progress)),
         )
         facts = [_rate(progress.per_minute)]
-        if progress.hypervolume is not None:
+        if progress.hypervolume is not None and len(self._objectives) > 1:
             facts.append(f"hypervolume {wording.number(progress.hypervolume)}")
         if progress.workers:
             facts.append(f"workers busy {min(progress.in_flight, progress.workers)}/{progress.workers}")

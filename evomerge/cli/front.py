@@ -1,26 +1,40 @@
-"""``evomerge front``: the non-dominated trials."""
+"""``evomerge front``: the non-dominated trials, and the recipe that suits a preference."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from evomerge.experiments.amortized import Answer
 
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
+    "--prefer",
+    metavar="NAME=WEIGHT,…",
+    help="Print the recipe that suits these weights of the objectives best (1 where left out), from what is known: a "
+    "trial, or a point of the front that fitted surrogates predict (searcher: map).",
+)
+@click.option(
     "--json",
     "as_json",
     is_flag=True,
-    help="A list of {trial, genome, objectives, confirmed, recipe}, and standard_errors of estimates.",
+    help="A list of {trial, genome, objectives, confirmed, recipe}, and standard_errors of estimates; with --prefer, "
+    "one object.",
 )
-def command(run: Path, as_json: bool) -> None:
+def command(run: Path, prefer: str | None, as_json: bool) -> None:
     """Print the non-dominated trials of RUN, as far as it has come."""
     from evomerge.experiments.front_file import read_front, recipe_of
     from evomerge.experiments.run_folder import RunFolder
 
+    if prefer is not None:
+        _print_preferred(run, prefer, as_json)
+        return
     if as_json:
         RunFolder(run).read_experiment()
         click.echo(json.dumps(read_front(RunFolder(run).front), indent=2, ensure_ascii=False))
@@ -37,3 +51,51 @@ def command(run: Path, as_json: bool) -> None:
     table = front_table(summary.front, summary.objectives, pick=summary.pick, confirmed=summary.confirmed)
     recipes = {entry["trial"]: recipe_of(entry) for entry in read_front(RunFolder(run).front)}
     Console().print(table, *path_lines(recipes, summary.names))
+
+
+def _print_preferred(run: Path, prefer: str, as_json: bool) -> None:
+    """Print the recipe for a preference as YAML that `evomerge merge` takes, what is known of it as comments."""
+    from dataclasses import asdict
+
+    from evomerge.experiments.amortized import answer, read_amortized
+    from evomerge.experiments.front_file import read_front, recipe_of
+    from evomerge.experiments.journal import Journal
+    from evomerge.experiments.preferences import read_preference
+    from evomerge.experiments.run_folder import RunFolder
+    from evomerge.recipes import write_recipe
+
+    folder = RunFolder(run)
+    folder.read_experiment()
+    objectives = Journal.read(folder.journal).objectives
+    weights = read_preference(prefer, objectives)
+    chosen, evaluated = answer(read_front(folder.front), read_amortized(folder.amortized), weights, objectives)
+    if as_json:
+        found = asdict(chosen) | {"weights": weights, "best_evaluated": asdict(evaluated) if evaluated else None}
+        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    click.echo("# preference: " + ", ".join(f"{name} {weight:g}" for name, weight in weights.items()))
+    click.echo(_told(chosen))
+    if evaluated is not None:
+        click.echo(_told(evaluated).replace("# ", "# the best of those evaluated is ", 1))
+    click.echo(write_recipe(recipe_of({"recipe": chosen.recipe})), nl=False)
+
+
+def _told(answer: Answer) -> str:
+    from evomerge.reports import wording
+
+    lines = []
+    if answer.trial is None:
+        lines.append("# predicted, never evaluated:")
+    else:
+        lines.append(f"# trial {answer.trial}, {answer.basis}:")
+    for name, value in answer.objectives.items():
+        parts = [wording.number(value)]
+        if name in answer.standard_errors:
+            parts[0] += f" ± {wording.number(1.96 * answer.standard_errors[name])}"
+        if answer.evaluated is not None and answer.standard_errors:
+            parts[0] += " by the surrogate"
+            parts.append(f"{wording.number(answer.evaluated[name])} in the search")
+        if answer.confirmed is not None:
+            parts.append(f"{wording.number(answer.confirmed[name]['value'])} on items that the search never saw")
+        lines.append(f"#   {name} " + ", ".join(parts))
+    return "\n".join(lines)

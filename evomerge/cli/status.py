@@ -12,6 +12,7 @@ import click
 def command(run: Path) -> None:
     """Say where RUN stands: trials done, best so far, and what to do next."""
     from evomerge.experiments.summarise import summarise
+    from evomerge.reports import wording
     from evomerge.reports.estimates import cost, method
 
     summary = summarise(run)
@@ -27,8 +28,15 @@ def command(run: Path) -> None:
         parent = summary.best_parent(objective)
         beside = f" (best parent {parent.name} {parent.objectives[objective.name]:.4g})" if parent else ""
         click.echo(f"  {objective.name}: best {shown} by trial {trial.number}{beside}")
-    if summary.hypervolume:
-        click.echo(f"  hypervolume {summary.hypervolume[-1][1]:.4g}, {len(summary.front)} trials on the front")
+    if summary.quality:
+        measures = wording.front_measures(summary.quality.spread, summary.quality.igd_plus)
+        click.echo(f"  front: {', '.join([_trials(summary.quality.size), *measures])}")
+        click.echo(
+            f"  hypervolume {summary.quality.hypervolume:.4g} beyond {wording.reference_point(summary)}: "
+            "the worst of parents, base and uniform merge"
+        )
+        if summary.quality.size != len(summary.front):
+            click.echo(f"  {_trials(len(summary.front))} may be on the front, after estimates were revised")
     if summary.estimates:
         click.echo(f"  {method(summary.estimates)}\n  {cost(summary.estimates)}")
     following = {
@@ -38,3 +46,7 @@ def command(run: Path) -> None:
     }
     if following[summary.status]:
         click.echo(f"next: {following[summary.status]}")
+
+
+def _trials(count: int) -> str:
+    return "1 trial" if count == 1 else f"{count:,} trials"

@@ -15,11 +15,11 @@ def command(name: str, overrides: tuple[str, ...]) -> None:
     """Check the experiment, recipe or search space NAME (a file or a shipped name) and all that it refers to."""
     kind, path = kind_of(name)
     if kind == "experiments":
-        from evomerge.experiments import hybrid
+        from evomerge.experiments import staging
         from evomerge.experiments.preflight import prepare
         from evomerge.experiments.schema import read_experiment
 
-        checked = [prepare(stage) for stage in hybrid.stages(read_experiment(path, overrides))]
+        checked = [prepare(stage) for stage in staging.to_check(read_experiment(path, overrides))]
         prepared = checked[0]
         for warning in prepared.warnings:
             click.secho(f"warning: {warning}", fg="yellow")

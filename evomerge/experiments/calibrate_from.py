@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evomerge.errors import ConfigError, Problem
-from evomerge.experiments import calibration, hybrid
+from evomerge.experiments import calibration, staging
 from evomerge.experiments.evaluations import Asked, Evaluations, FixedPlan, ResponseStore
 from evomerge.experiments.identity import settings_of
 from evomerge.experiments.interrupts import watched
@@ -65,7 +65,7 @@ def calibrate_from(
     if folder.experiment.exists():
         raise ConfigError(Problem("the folder holds a run", str(out), "name another folder for the item banks"))
     fitness = experiment.fitness.model_copy(update={"estimate": None})
-    prepared = prepare(hybrid.stages(experiment.model_copy(update={"fitness": fitness}))[0], out=out)
+    prepared = prepare(staging.to_check(experiment.model_copy(update={"fitness": fitness}))[0], out=out)
     problems = calibration_problems(prepared.fitness, config, soft)
     if problems:
         raise ConfigError(problems)

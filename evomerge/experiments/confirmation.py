@@ -13,16 +13,19 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from evomerge.errors import RunError
-from evomerge.experiments import fronts, statistics
+from evomerge.experiments import picks, statistics
 from evomerge.experiments.statistics import Estimate
-from evomerge.fitness import Fitness, Responses
+from evomerge.fitness import Responses
 from evomerge.recipes import Recipe
 from evomerge.searchers import ObjectiveSpec
+
+if TYPE_CHECKING:
+    from evomerge.fitness import Fitness
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ def confirm(
     shares = statistics.by_task(dict.fromkeys(weights, np.zeros(1)), weights, tasks)[1]
     rows = tuple(_row(model, gains[model.label], fitness, shares) for model in models)
     candidates = {row.trial: row for row in rows if row.trial is not None}
-    chosen = fronts.pick(rule, {number: row.scores for number, row in candidates.items()}, objectives)
+    chosen = picks.pick(rule, {number: row.scores for number, row in candidates.items()}, objectives)
     parents = [row for row in rows if row.kind == "parent"]
     rivals = [max(parents, key=lambda row: row.mean.value)] if parents else []
     rivals += [row for row in rows if row.kind in ("uniform", "base")]

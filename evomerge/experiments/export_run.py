@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from evomerge.errors import ConfigError, ExportError, Problem
-from evomerge.experiments import fronts, hybrid
+from evomerge.experiments import picks, staging
 from evomerge.experiments.confirmation import read_confirmation
 from evomerge.experiments.evaluations import SPLITS, ResponseStore
 from evomerge.experiments.front_file import read_front, recipe_of
@@ -18,7 +18,7 @@ from evomerge.experiments.journal import Journal
 from evomerge.experiments.preflight import Prepared, prepare
 from evomerge.experiments.run_card import card_of
 from evomerge.experiments.run_folder import RunFolder
-from evomerge.experiments.schema import PICK
+from evomerge.experiments.schema import PICK, PICKS
 from evomerge.export.card_data import CardData
 from evomerge.export.folder import verify_loads, write_model
 from evomerge.fitness import Responses
@@ -50,7 +50,7 @@ def choose(path: Path, *, trial: int | None, pick: str | None) -> int:
     if trial is not None and pick is not None:
         raise ConfigError(Problem("give either --trial or --pick"))
     if pick is not None and not PICK.match(pick):
-        raise ConfigError(Problem(f"cannot pick by {pick!r}", "--pick", "best-mean, knee, objective:NAME or trial:N"))
+        raise ConfigError(Problem(f"cannot pick by {pick!r}", "--pick", PICKS))
     journal = Journal.read(folder.journal)
     if trial is not None:
         trials = journal.trials()
@@ -67,7 +67,7 @@ def choose(path: Path, *, trial: int | None, pick: str | None) -> int:
         raise ConfigError(Problem("the run is not finished, so no trial is confirmed", str(path), hint))
     if pick is None:
         return confirmation.pick
-    return fronts.pick(pick, {n: row.scores for n, row in confirmation.trials.items()}, journal.objectives)
+    return picks.pick(pick, {n: row.scores for n, row in confirmation.trials.items()}, journal.objectives)
 
 
 def describe(path: Path, number: int) -> tuple[Prepared, Recipe, CardData]:
@@ -76,9 +76,9 @@ def describe(path: Path, number: int) -> tuple[Prepared, Recipe, CardData]:
     prepared = prepare(folder.read_experiment())
     entry = next((e for e in read_front(folder.front) if e["trial"] == number), None)
     journal = Journal.read(folder.journal)
-    if entry and hybrid.space_of(folder.read_written()) is None:
+    if entry and not staging.is_staged(folder.read_written()):
         recipe = recipe_of(entry)
-    else:  # a hybrid's recipes name a model inside the run's folder, which may have been moved
+    else:  # a stage's recipes name models inside the run's folder, which may have been moved
         recipe = prepared.space.express(journal.trials()[number].genome)
     confirmation = read_confirmation(folder.confirmation)
     stages = _stages(folder, recipe)
@@ -86,11 +86,9 @@ def describe(path: Path, number: int) -> tuple[Prepared, Recipe, CardData]:
 
 
 def _stages(folder: RunFolder, recipe: Recipe) -> tuple[NamedRecipe, ...]:
-    """Return the recipe of a hybrid run with that of its first stage's pick, so that it needs the parents alone."""
-    if hybrid.space_of(folder.read_written()) is None:
-        return ()
-    merged = folder.first_stage.model.resolve()
-    stages = hybrid.as_stages(recipe, str(merged), read_recipe(merged / RECIPE))
+    """Return the recipe of a run in stages with those of the earlier picks, so that it needs the parents alone."""
+    models = staging.merged_models(folder.read_written(), folder.path)
+    stages = staging.as_stages(recipe, models, {name: read_recipe(path / RECIPE) for name, path in models.items()})
     return stages if len(stages) > 1 else ()
 
 

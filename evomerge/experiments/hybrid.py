@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from evomerge.errors import ConfigError, Problem
 from evomerge.experiments.schema import ExperimentConfig, MergeConfig
-from evomerge.recipes import NamedRecipe, Recipe, parse_recipes, yaml
-from evomerge.recipes.files import STAGE_BREAK, plain_data
 from evomerge.search_spaces.hybrid import HybridSpaceConfig
 
 MERGED = "merged"  # the nickname of the first stage's pick
@@ -78,26 +76,11 @@ def second_stage(experiment: ExperimentConfig, merged: str) -> ExperimentConfig:
 
 
 def stages(experiment: ExperimentConfig) -> tuple[ExperimentConfig, ...]:
-    """Return what can be checked before any work: the experiment, or its stages, the first parent as the pick."""
+    """Return what can be checked before any work: a settled experiment, or its stages, the first parent as the pick."""
     if space_of(experiment) is None:
         return (experiment,)
-    experiment = settled(experiment)
     stand_in = next(iter(experiment.parents.values()))
     return first_stage(experiment), second_stage(experiment, stand_in)
-
-
-def as_stages(recipe: Recipe, merged: str, first: Recipe) -> tuple[NamedRecipe, ...]:
-    """Return a path through ``merged`` as a recipe of two stages, which needs the parents alone.
-
-    Args:
-        recipe: the path.
-        merged: what it calls the first stage's model.
-        first: the recipe of that model.
-    """
-    if merged not in recipe.parents():
-        return (NamedRecipe(recipe),)
-    documents = [{"name": MERGED, **plain_data(first)}, plain_data(recipe, {merged: MERGED})]
-    return parse_recipes(STAGE_BREAK.join(map(yaml.dumps, documents)))
 
 
 def _space(experiment: ExperimentConfig) -> HybridSpaceConfig:

@@ -62,6 +62,8 @@ def settings_of(prepared: Prepared, donor: str) -> dict[str, str]:
         "the searcher": experiment.searcher.model_dump(mode="json"),
         "the dtype": prepared.dtype,
     }
+    if prepared.known_front is not None:
+        settings["the known front"] = prepared.known_front.tolist()
     for name, bank in (prepared.banks or {}).items():
         settings[f"the item bank of {name}"] = bank.fingerprint
     if experiment.merge.fields:

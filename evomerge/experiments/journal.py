@@ -34,7 +34,8 @@ class Trial:
     """One proposed and evaluated genome. ``objectives`` is None when the trial failed; times are in seconds.
 
     ``standard_errors`` are those of estimated objectives, ``own`` their values and standard errors before smoothing;
-    ``items`` tells how many of each task were asked.
+    ``items`` tells how many of each task were asked. ``front`` is the quality of the run's front once this trial is in:
+    ``hypervolume``, ``size``, and ``spread`` and ``igd_plus`` where there are such (``evomerge.fronts.Quality``).
     """
 
     number: int
@@ -54,6 +55,7 @@ class Trial:
     own: dict[str, list[float]] = field(default_factory=dict)
     truncated: dict[str, float] = field(default_factory=dict)
     unextracted: dict[str, float] = field(default_factory=dict)
+    front: dict[str, float] = field(default_factory=dict)
     started: datetime | None = None
     finished: datetime | None = None
 

@@ -83,7 +83,7 @@ def search(
         else:
             trial = evaluator.finish(candidate)
             record(trial)
-        searcher.tell(candidate.genome, trial.objectives)
+        searcher.tell(candidate.genome, trial.objectives, trial.standard_errors)
         done += 1
         told(trial, len(open_candidates))
 

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
 
 from evomerge.checkpoints import Checkpoint
 from evomerge.errors import CheckpointError, ConfigError, EvomergeError, Problem
-from evomerge.experiments import fronts
+from evomerge.experiments import picks
+from evomerge.experiments.known_front import read_known_front
 from evomerge.experiments.schema import ExperimentConfig
 from evomerge.fitness import Fitness
 from evomerge.fitness.estimation import estimate_problems, open_banks, partial_banks
@@ -42,7 +44,7 @@ class Prepared:
 
     ``dtype`` is that of every merged model, in memory and exported. ``donor`` is the model that gives configuration and
     tokenizer, in memory and exported. ``like`` is one of the recipes to come: they differ in their numbers only.
-    ``banks`` are those that the experiment names, by objective.
+    ``banks`` are those that the experiment names, by objective; ``known_front`` holds the gains of the one it names.
     """
 
     experiment: ExperimentConfig
@@ -55,6 +57,7 @@ class Prepared:
     donor: str
     like: Recipe
     banks: Mapping[str, ItemBank] | None = None
+    known_front: np.ndarray | None = None
 
     def searcher(self, trials: int) -> Searcher:
         """Return a fresh searcher, as it was before the first trial."""
@@ -118,12 +121,13 @@ def prepare(experiment: ExperimentConfig, *, out: Path | None = None) -> Prepare
             lambda: build_searcher(experiment.searcher, space.genes, objectives, experiment.budget.trials, []),
         )
     banks = _attempt(problems, lambda: _banks(fitness, experiment)) if fitness else None
+    known = _attempt(problems, lambda: _known_front(experiment, objectives)) if objectives else None
     if fitness and out:
         problems += _disk(out, fitness, experiment.budget.trials)
     if problems or parents is None or fitness is None or space is None or like is None:
         raise ConfigError(list(dict.fromkeys(problems)))
     warnings = tuple(str(problem) for problem in (*fitness.warnings, *partial_banks(fitness, banks or {})))
-    return Prepared(experiment, parents, fitness, space, objectives, warnings, dtype, donor, like, banks)
+    return Prepared(experiment, parents, fitness, space, objectives, warnings, dtype, donor, like, banks, known)
 
 
 def _banks(fitness: Fitness, experiment: ExperimentConfig) -> Mapping[str, ItemBank] | None:
@@ -139,6 +143,15 @@ def _banks(fitness: Fitness, experiment: ExperimentConfig) -> Mapping[str, ItemB
     if problems:
         raise ConfigError(problems)
     return open_banks(fitness, estimate, where("estimate.bank"))
+
+
+def _known_front(experiment: ExperimentConfig, objectives: tuple[ObjectiveSpec, ...]) -> np.ndarray | None:
+    if experiment.known_front is None:
+        return None
+    if len(objectives) == 1:
+        what = "of a single objective there is no front to be compared with a known one"
+        raise ConfigError(Problem(what, experiment.where(("known_front",)), "leave it out"))
+    return read_known_front(Path(experiment.known_front), objectives, experiment.where(("known_front",)))
 
 
 def not_finite(parents: Parents) -> list[Problem]:
@@ -178,7 +191,7 @@ def _open(experiment: ExperimentConfig) -> Parents:
         try:
             checkpoints |= Parents.open([reference]).checkpoints
         except CheckpointError as error:
-            key = ("base",) if name == "base" else ("parents", name)
+            key = ("base",) if name == "base" else ("parents" if name in experiment.parents else "also_score", name)
             problems.append(Problem(str(error), experiment.where(key)))
     if problems:
         raise ConfigError(problems)
@@ -256,7 +269,7 @@ def _check_pick(experiment: ExperimentConfig, objectives: tuple[ObjectiveSpec, .
                 Problem(f"there will be no {experiment.pick}", experiment.where(("pick",)), f"the last is {last}")
             )
     else:
-        fronts.pick(experiment.pick, {0: {o.name: 0.0 for o in objectives}}, objectives)
+        picks.pick(experiment.pick, {0: {o.name: 0.0 for o in objectives}}, objectives)
 
 
 def _disk(out: Path, fitness: Fitness, trials: int) -> list[Problem]:

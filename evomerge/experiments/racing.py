@@ -1,8 +1,8 @@
 """What a trial is asked when its objectives are estimated: always the same few items, or a race.
 
-In a race items come in batches, each chosen by the responses so far, and a candidate that some trial of the front
-clearly dominates is asked no more. Rivals are the trials told when the candidate was asked, so that timing changes
-nothing.
+In a race items come in batches (of rotating ones a candidate's own, of others those that its responses so far make the
+most telling), and a candidate that some trial of the front clearly dominates is asked no more. Rivals are the trials
+told when the candidate was asked, so that timing changes nothing.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class EstimatedPlan:
             known = {name: _both(estimate, expected.get(name)) for name, estimate in own.items()}
             if dominated(known, rivals, self._objectives) >= confidence:
                 return None
-            more = self._estimation.more(self._fitness, responses, batch)
+            more = self._estimation.more(self._fitness, responses, items, batch)
             return Asked(more, self._estimation.gold(more, first=False)) if more else None
 
         return asking

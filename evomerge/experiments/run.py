@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from evomerge.errors import EvomergeError, RunError, WorkerError
-from evomerge.experiments import calibration, fronts, hybrid, run_folder
+from evomerge.experiments import calibration, fronts, nested, run_folder, staging
+from evomerge.experiments.amortized import write_amortized
 from evomerge.experiments.confirmation import Answered, Confirmation, confirm, read_confirmation
 from evomerge.experiments.evaluations import Asked, Evaluations, FixedPlan
 from evomerge.experiments.export_run import choose, export
@@ -30,6 +31,8 @@ from evomerge.fitness.estimation import Estimation, estimation, require_units
 from evomerge.fitness.estimation import read as read_estimation
 from evomerge.recipes import Recipe
 from evomerge.reports.progress import Display
+from evomerge.searchers import Searcher
+from evomerge.searchers.surrogates.explanation import Explains, described
 
 FEWEST_FAILURES = 8
 
@@ -57,35 +60,85 @@ def start(experiment: ExperimentConfig, out: Path, display: Display, *, ray_addr
     folder = run_folder.create(out)
     with folder.locked():
         # Written before the slow checks, so that a run killed at any later instant can be resumed.
-        experiment = hybrid.settled(experiment)
+        experiment = staging.settled(experiment)
         run_folder.write_atomically(folder.experiment, write_experiment(experiment))
         try:
-            for stage in hybrid.stages(experiment):
+            for stage in staging.to_check(experiment):
                 prepared = prepare(stage, out=out)
-            if hybrid.space_of(experiment) is None:
+            if not staging.is_staged(experiment):
                 return _carry_on(folder, prepared, display, ray_address)
-            return _both_stages(folder, experiment, display, ray_address)
+            return _in_stages(folder, experiment, prepared, display, ray_address)
         except EvomergeError:
-            if not (_has_trials(folder) or _has_trials(folder.first_stage)):
+            if not any(_has_trials(RunFolder(journal.parent)) for journal in out.rglob(folder.journal.name)):
                 _undo(folder, existed)
             raise
 
 
-def _both_stages(folder: RunFolder, experiment: ExperimentConfig, display: Display, ray_address: str | None) -> Ended:
-    """Carry on with a hybrid experiment in whichever stage it is."""
-    first = folder.first_stage
-    if not first.model.is_dir():
-        display.note("first stage: merges in parameter space")
-        stage = hybrid.first_stage(experiment)
-        if first.experiment.exists():
-            ended = resume(first.path, display, ray_address=ray_address)
+def _in_stages(
+    folder: RunFolder, experiment: ExperimentConfig, prepared: Prepared, display: Display, ray_address: str | None
+) -> Ended:
+    """Carry on with an experiment in whichever stage it is; ``prepared`` is what could be checked of it."""
+    if nested.is_nested(experiment) and not folder.tree.exists():
+        scores = _scores_of_parents(folder, prepared, display, ray_address)
+        nodes = nested.plan(scores, prepared.objectives, experiment.budget.trials)
+        run_folder.write_atomically(folder.tree, nested.write_tree(nodes))
+    for stage in staging.earlier(experiment, folder.path, [objective.name for objective in prepared.objectives]):
+        if RunFolder(stage.folder).model.is_dir():
+            continue
+        display.note(stage.note)
+        if RunFolder(stage.folder).experiment.exists():
+            ended = resume(stage.folder, display, ray_address=ray_address)
         else:
-            ended = start(stage, first.path, display, ray_address=ray_address)
+            ended = start(stage.experiment, stage.folder, display, ray_address=ray_address)
         if not ended.finished:
             return Ended(folder, False, ended.trials, experiment.budget.trials)
-        export(first.path, None, choose(first.path, trial=None, pick=None), display.note)
-    display.note("second stage: paths through the layers of its pick and of the parents")
+        export(stage.folder, None, choose(stage.folder, trial=None, pick=None), display.note)
+    display.note(staging.last_note(experiment, folder.path))
     return _carry_on(folder, prepare(folder.read_experiment(), out=folder.path), display, ray_address)
+
+
+def _scores_of_parents(
+    folder: RunFolder, prepared: Prepared, display: Display, ray_address: str | None
+) -> dict[str, dict[str, float]]:
+    """Return the parents' objectives on the search items, by name."""
+    display.note("evaluating the parents: the most alike are merged first")
+    with (
+        watched(display.note) as interrupts,
+        open_workers(prepared, display, ray_address, interrupts.install) as workers,
+    ):
+        evaluations = _evaluations(folder, prepared, workers, "search")
+        recipes = {n: recipe for n, (_, recipe) in prepared.reference_recipes.items()}
+        wanted = {name: recipes[name] for name in prepared.experiment.parents}
+        return {name: trial.objectives or {} for name, trial in _scored(wanted, evaluations, interrupts).items()}
+
+
+def _evaluations(folder: RunFolder, prepared: Prepared, workers: RunWorkers, split: Split) -> Evaluations:
+    """Return evaluations on all items of a split; those of the search lie apart if trials are asked fewer."""
+    fitness, estimate = prepared.fitness, prepared.experiment.fitness.estimate
+    estimated = estimate is not None and split == "search"
+    items = fitness.items(split)
+    soft = items if estimated and estimate and estimate.soft else {}
+    plan = FixedPlan("calibration" if estimated else split, fitness, Asked(items, soft))
+    return Evaluations(workers.pool, plan, folder.responses)
+
+
+def _scored(recipes: Mapping[str, Recipe], evaluations: Evaluations, interrupts: Interrupts) -> dict[str, Trial]:
+    """Evaluate models that no searcher proposed.
+
+    Raises:
+        WorkerError: one cannot be evaluated.
+        KeyboardInterrupt: the user asked to stop.
+    """
+    for recipe in recipes.values():
+        evaluations.start(recipe)
+    found = {}
+    for name, recipe in recipes.items():
+        if interrupts.stopping():
+            raise KeyboardInterrupt
+        found[name] = evaluations.trial(0, {}, recipe)
+        if found[name].failed:
+            raise WorkerError(f"{name} could not be evaluated, so no merge of it can:\n{found[name].error}")
+    return found
 
 
 def _has_trials(folder: RunFolder) -> bool:
@@ -120,14 +173,14 @@ def resume(path: Path, display: Display, *, ray_address: str | None = None, exte
             trials = experiment.budget.trials + extend_trials
             budget = experiment.budget.model_copy(update={"trials": trials})
             experiment = experiment.model_copy(update={"budget": budget})
-        for stage in hybrid.stages(experiment):
+        for stage in staging.to_check(experiment):
             prepared = prepare(stage, out=path)
         if extend_trials:
             folder.confirmation.unlink(missing_ok=True)  # of the shorter run
             run_folder.write_atomically(folder.experiment, write_experiment(experiment))
-        if hybrid.space_of(experiment) is None:
+        if not staging.is_staged(experiment):
             return _carry_on(folder, prepared, display, ray_address)
-        return _both_stages(folder, experiment, display, ray_address)
+        return _in_stages(folder, experiment, prepared, display, ray_address)
 
 
 def _check_finished(folder: RunFolder, experiment: ExperimentConfig) -> None:
@@ -182,12 +235,8 @@ class _Run:
         self.race: EstimatedPlan | None = None
 
     def evaluations(self, split: Split) -> Evaluations:
-        """Return evaluations on all items of a split; those of the search lie apart if trials are asked fewer."""
-        fitness, estimated = self.prepared.fitness, self.estimate is not None and split == "search"
-        items = fitness.items(split)
-        soft = items if estimated and self.estimate and self.estimate.soft else {}
-        plan = FixedPlan("calibration" if estimated else split, fitness, Asked(items, soft))
-        return Evaluations(self.workers.pool, plan, self.folder.responses)
+        """Return evaluations on all items of a split."""
+        return _evaluations(self.folder, self.prepared, self.workers, split)
 
     def calibrate(self) -> None:
         """Choose the items that trials are asked, and fit how their scores are estimated, once."""
@@ -225,27 +274,19 @@ class _Run:
         recorded = self.journal.facts().get("references")
         if recorded is not None:
             return list(recorded)
-        evaluations = self.evaluations("search")
         recipes = self.prepared.reference_recipes
         self.display.note("evaluating the parents and their uniform merge")
-        for _, recipe in recipes.values():
-            evaluations.start(recipe)
-        references = []
-        for name, (kind, recipe) in recipes.items():
-            if self.interrupts.stopping():
-                raise KeyboardInterrupt
-            trial = evaluations.trial(0, {}, recipe)
-            if trial.objectives is None:
-                raise WorkerError(f"{name} could not be evaluated, so no merge of it can:\n{trial.error}")
-            references.append(
-                {
-                    "name": name,
-                    "kind": kind,
-                    "objectives": trial.objectives,
-                    "truncated": trial.truncated,
-                    "unextracted": trial.unextracted,
-                }
-            )
+        found = _scored({name: r for name, (_, r) in recipes.items()}, self.evaluations("search"), self.interrupts)
+        references = [
+            {
+                "name": name,
+                "kind": recipes[name][0],
+                "objectives": trial.objectives,
+                "truncated": trial.truncated,
+                "unextracted": trial.unextracted,
+            }
+            for name, trial in found.items()
+        ]
         self.journal.note("references", references)
         return references
 
@@ -254,7 +295,8 @@ class _Run:
         experiment, recorded = self.prepared.experiment, self.journal.trials()
         budget, genes = experiment.budget.trials, self.prepared.space.genes
         objectives = self.prepared.objectives
-        tracker = Tracker(objectives, fronts.reference_point([r["objectives"] for r in references], objectives))
+        corner = fronts.reference_point([r["objectives"] for r in references], objectives)
+        tracker = Tracker(objectives, corner, self.prepared.known_front)
         all_failed = AllFailed(max(FEWEST_FAILURES, 2 * self.facts["in_flight"]))
         self.display.started(
             experiment.name, objective_infos(self.facts), budget, len(recorded), reference_rows(references)
@@ -262,16 +304,21 @@ class _Run:
 
         evaluations, self.race = self.trial_evaluations()
 
+        def record(trial: Trial) -> None:
+            tracker.add(trial)
+            self.journal.append(replace(trial, front=tracker.quality.to_json()), genes)
+
         def told(trial: Trial, in_flight: int) -> None:
-            changed = tracker.add(trial)
+            if trial.number < len(recorded):
+                tracker.add(trial)
             if self.race is not None:
                 self.race.told(trial)
             replaying = trial.number < len(recorded) - 1
-            if changed and not replaying:
+            if tracker.changed and not replaying:
                 self.write_front(tracker, None)
             if trial.number >= len(recorded):
                 self.display.told(
-                    row(trial, on_front=trial in tracker.front),
+                    row(trial, on_front=tracker.changed),
                     tracker.progress(budget, in_flight, self.workers.count),
                 )
             elif not replaying:
@@ -280,21 +327,32 @@ class _Run:
 
         tracker.start_clock()
         evaluations.recall(recorded)
+        searcher = self.prepared.searcher(budget)
         search(
-            self.prepared.searcher(budget),
+            searcher,
             self.prepared.space,
             evaluations,
             recorded=recorded,
-            record=lambda trial: self.journal.append(trial, genes),
+            record=record,
             told=told,
             budget=budget,
             in_flight=self.facts["in_flight"],
             stop=self.interrupts.stopping,
         )
+        self.explain(searcher)
         confirmation = read_confirmation(self.folder.confirmation)
         of_this = confirmation is not None and confirmation.run_trials == len(tracker.trials)
         self.write_front(tracker, confirmation if of_this else None)
         return tracker
+
+    def explain(self, searcher: Searcher) -> None:
+        """Keep what the searcher learnt, if it is one that can say it."""
+        explanation = searcher.explanation() if isinstance(searcher, Explains) else None
+        if explanation is None:
+            return
+        write_amortized(self.folder.amortized, explanation, self.prepared.space)
+        for line in described(explanation.surrogates):
+            self.display.note(line)
 
     def trial_evaluations(self) -> tuple[Evaluations, EstimatedPlan | None]:
         """Return the evaluations of trials, and what races them if they are estimated."""

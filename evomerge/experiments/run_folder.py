@@ -3,8 +3,10 @@
 experiment.yaml   the resolved experiment        journal.log    one line a finished trial
 front.jsonl       the front, kept current        responses/     per-item responses of every evaluation
 confirmation.json the front on unseen items      report.html    model/   after ``evomerge export``
+amortized.json    what surrogates of objectives say, where the searcher fits them
 banks/            item banks, where scores are estimated from a few items
 parameter-space/  the run of a hybrid experiment's first stage
+tree.json, tree/  which models a nested search merges with which, and the runs of these merges
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import ConfigError, Problem, RunError
-from evomerge.experiments import hybrid
+from evomerge.experiments import staging
 from evomerge.experiments.schema import ExperimentConfig, parse_experiment
 from evomerge.recipes import yaml
 
@@ -59,6 +61,10 @@ class RunFolder:
         return self.path / "confirmation.json"
 
     @property
+    def amortized(self) -> Path:
+        return self.path / "amortized.json"
+
+    @property
     def report(self) -> Path:
         return self.path / "report.html"
 
@@ -67,20 +73,16 @@ class RunFolder:
         return self.path / "model"
 
     @property
-    def first_stage(self) -> RunFolder:
-        """The run of a hybrid experiment's first stage."""
-        return RunFolder(self.path / hybrid.FIRST)
+    def tree(self) -> Path:
+        return self.path / staging.TREE
 
     def read_experiment(self) -> ExperimentConfig:
-        """Return the experiment whose trials the journal holds: of a hybrid one, its second stage.
+        """Return the experiment whose trials the journal holds: of one in stages, its last.
 
         Raises:
-            RunError: the folder holds no run.
+            RunError: the folder holds no run, or the run does not know its last stage yet.
         """
-        written = self.read_written()
-        if hybrid.space_of(written) is None:
-            return written
-        return hybrid.second_stage(written, str(self.first_stage.model.resolve()))
+        return staging.last(self.read_written(), self.path)
 
     def read_written(self) -> ExperimentConfig:
         """Return the experiment as experiment.yaml has it.

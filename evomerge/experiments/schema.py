@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
 from evomerge import library
 from evomerge.errors import ConfigError, Problem
@@ -20,7 +20,8 @@ from evomerge.search_spaces import SearchSpaceConfig, read_search_space
 from evomerge.searchers import SearcherConfig, read_searcher
 
 NICKNAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
-PICK = re.compile(r"^(best-mean|knee|objective:.+|trial:\d+)$")
+PICK = re.compile(r"^(best-mean|knee|objective:.+|prefer:.*|trial:\d+)$")
+PICKS = "best-mean, knee, objective:NAME, prefer:NAME=WEIGHT,… or trial:N"
 RESERVED_NAMES = ("base", "uniform")
 
 
@@ -84,6 +85,7 @@ class ExperimentConfig(Strict):
     name: str = "experiment"
     base: str | None = None
     parents: dict[str, str]
+    also_score: dict[str, str] = {}
     search_space: SearchSpaceConfig
     fitness: FitnessConfig
     searcher: SearcherConfig
@@ -92,6 +94,7 @@ class ExperimentConfig(Strict):
     pick: str = "best-mean"
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     merge: MergeConfig = MergeConfig()
+    known_front: str | None = None
 
     _document: yaml.Document | None = PrivateAttr(None)
 
@@ -103,7 +106,7 @@ class ExperimentConfig(Strict):
     def references(self) -> dict[str, str]:
         """Nickname to reference of every model to load, the base (if any) under ``base``."""
         base = {"base": self.base} if self.base is not None else {}
-        return {**base, **self.parents}
+        return {**base, **self.parents, **self.also_score}
 
 
 class _Raw(Strict):
@@ -112,6 +115,7 @@ class _Raw(Strict):
     name: str = Field(default="experiment", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     base: str | None = None
     parents: dict[str, str] = Field(min_length=1)
+    also_score: dict[str, str] = Field({}, description="other models to compare with, which are not merged")
     search_space: str | dict[str, Any] = "layerwise-task-arithmetic"
     fitness: FitnessConfig
     searcher: str | dict[str, Any] = "nsga2"
@@ -120,23 +124,32 @@ class _Raw(Strict):
     pick: str = "best-mean"
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     merge: MergeConfig = MergeConfig()
+    known_front: str | None = None
 
-    @field_validator("parents")
+    @field_validator("parents", "also_score")
     @classmethod
-    def _nicknames(cls, parents: dict[str, str]) -> dict[str, str]:
-        for name in parents:
+    def _nicknames(cls, models: dict[str, str]) -> dict[str, str]:
+        for name in models:
             if not NICKNAME.match(name) or name in RESERVED_NAMES:
                 raise ValueError(
-                    f"{name!r} cannot name a parent: use letters, digits, '-' and '_', "
+                    f"{name!r} cannot name a model: use letters, digits, '-' and '_', "
                     f"but not {' or '.join(RESERVED_NAMES)}"
                 )
-        return parents
+        return models
+
+    @field_validator("also_score")
+    @classmethod
+    def _not_merged(cls, models: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        twice = sorted(set(models) & set(info.data.get("parents", {})))
+        if twice:
+            raise ValueError(f"{twice[0]!r} is a parent already, which is scored anyway")
+        return models
 
     @field_validator("pick")
     @classmethod
     def _pick(cls, pick: str) -> str:
         if not PICK.match(pick):
-            raise ValueError("the pick must be best-mean, knee, objective:NAME or trial:N")
+            raise ValueError(f"the pick must be {PICKS}")
         return pick
 
 
@@ -188,8 +201,10 @@ def parse_experiment(
         "searcher": searcher,
         "base": None if raw.base is None else absolute(raw.base, folder),
         "parents": {nickname: absolute(reference, folder) for nickname, reference in raw.parents.items()},
+        "also_score": {nickname: absolute(reference, folder) for nickname, reference in raw.also_score.items()},
         "fitness": anchored(raw.fitness, folder),
         "merge": located(raw.merge, folder),
+        "known_front": None if raw.known_front is None else beside(raw.known_front, folder),
     }
     experiment = ExperimentConfig.model_construct(**fields)
     experiment._document = document
@@ -237,13 +252,18 @@ def located(merge: MergeConfig, folder: Path) -> MergeConfig:
     """Make the path of the statistics, and references that are paths, absolute."""
     changed: dict[str, Any] = {}
     if merge.statistics is not None:
-        beside = folder / Path(merge.statistics).expanduser()
-        changed["statistics"] = str((beside if beside.exists() else Path(merge.statistics)).resolve())
+        changed["statistics"] = beside(merge.statistics, folder)
     if merge.tokenizer_source not in (None, "base", "union"):
         changed["tokenizer_source"] = absolute(str(merge.tokenizer_source), folder)
     if merge.align is not None and merge.align.to is not None:
         changed["align"] = merge.align.model_copy(update={"to": absolute(merge.align.to, folder)})
     return merge.model_copy(update=changed)
+
+
+def beside(path: str, folder: Path) -> str:
+    """Make a path absolute: relative to ``folder``, or to the working folder if something is only there."""
+    here, there = folder / Path(path).expanduser(), Path(path).expanduser()
+    return str((there if there.exists() and not here.exists() else here).resolve())
 
 
 def _file(name: str | None, folder: Path) -> str | None:

@@ -15,6 +15,7 @@ from evomerge.experiments.journal import Journal, Trial
 from evomerge.experiments.run_folder import RunFolder
 from evomerge.experiments.statistics import Estimate
 from evomerge.experiments.tracker import Tracker, row
+from evomerge.fronts import Quality
 from evomerge.recipes import Recipe, write_recipe
 from evomerge.reports.summary import (
     Comparison,
@@ -42,7 +43,7 @@ def summarise(path: Path) -> RunSummary:
     facts, trials = journal.facts(), journal.trials()
     references = facts.get("references", [])
     corner = fronts.reference_point([r["objectives"] for r in references], journal.objectives) if references else {}
-    tracker = Tracker(journal.objectives, corner)
+    tracker = Tracker(journal.objectives, corner or {o.name: 0.0 for o in journal.objectives})  # no trials yet, then
     for trial in trials:
         tracker.add(trial)
     confirmation = read_confirmation(folder.confirmation)
@@ -73,6 +74,8 @@ def summarise(path: Path) -> RunSummary:
         facts=_facts(facts, experiment.searcher.model_dump(mode="json")),
         wall_seconds=_wall_seconds(trials),
         budget=experiment.budget.trials,
+        quality=_quality(tracker, trials),
+        igd_plus=[(trial.number, trial.front["igd_plus"]) for trial in trials if "igd_plus" in trial.front],
     )
     estimate = experiment.fitness.estimate
     if estimate is None:
@@ -82,6 +85,16 @@ def summarise(path: Path) -> RunSummary:
     hashes = {row.label: row.recipe_hash for row in confirmation.rows} if confirmation else {}
     found = estimates(summary, estimate, folder, facts, trials, hashes)
     return dataclasses.replace(summary, estimates=found)
+
+
+def _quality(tracker: Tracker, trials: Sequence[Trial]) -> Quality | None:
+    """Return the front's quality as the run recorded it; None for a single objective, and before the first trial."""
+    if len(tracker.objectives) == 1 or not tracker.front:
+        return None
+    recorded = trials[-1].front
+    if not recorded:  # by a version that did not
+        return tracker.quality
+    return Quality(**{**recorded, "size": int(recorded["size"])})  # type: ignore[arg-type]
 
 
 def status(folder: RunFolder, done: int, budget: int, confirmation: Confirmation | None) -> str:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from evomerge.experiments import fronts
 from evomerge.experiments.journal import Trial
+from evomerge.fronts import FrontMeter, Quality
 from evomerge.reports.progress import Progress
 from evomerge.reports.summary import TrialRow
 from evomerge.searchers import ObjectiveSpec
@@ -18,32 +21,46 @@ class Tracker:
     Args:
         objectives: what the trials are scored on.
         reference: the hypervolume's reference point.
+        known: gains (rows, objectives) of a front known beforehand, from which IGD+ is measured.
     """
 
-    def __init__(self, objectives: Sequence[ObjectiveSpec], reference: Mapping[str, float]) -> None:
+    def __init__(
+        self, objectives: Sequence[ObjectiveSpec], reference: Mapping[str, float], known: np.ndarray | None = None
+    ) -> None:
         self.objectives, self.reference = tuple(objectives), dict(reference)
         self.trials: list[Trial] = []
         self.front: list[Trial] = []
+        self.changed = False
         self.hypervolume: list[tuple[int, float]] = []
         self.failed = 0
         self.best: dict[str, tuple[float, int]] = {}
+        self._rows: list[TrialRow] = []
+        self._meter = FrontMeter(self._gains(reference), known)
         self._started: float | None = None
         self._new = 0
 
-    def add(self, trial: Trial) -> bool:
-        """Take in a trial; return whether the front changed."""
+    @property
+    def quality(self) -> Quality:
+        """Of the front so far."""
+        return self._meter.quality
+
+    def add(self, trial: Trial) -> None:
+        """Take in a trial; ``changed`` then says whether it entered the front."""
         self.trials.append(trial)
+        self.changed = False
         if trial.objectives is None:
             self.failed += 1
-            return False
+            return
         self._improve(trial)
-        candidates = [*self.front, trial]
-        keep = [candidates[i] for i in fronts.front([t.objectives or {} for t in candidates], self.objectives)]
-        changed = keep != self.front
-        self.front = keep
-        volume = self.hypervolume[-1][1] if self.hypervolume and not changed else self._volume()
-        self.hypervolume.append((trial.number, volume))
-        return changed
+        change = self._meter.add(self._gains(trial.objectives))
+        self.changed = change.entered
+        if change.removed is not None:
+            kept = [int(place) for place in np.flatnonzero(~change.removed)]
+            self.front, self._rows = [self.front[k] for k in kept], [self._rows[k] for k in kept]
+        if change.entered:
+            # New lists: a display may still be drawing the old ones.
+            self.front, self._rows = [*self.front, trial], [*self._rows, row(trial, on_front=True)]
+        self.hypervolume.append((trial.number, self.quality.hypervolume))
 
     def start_clock(self) -> None:
         """Count the pace from now on."""
@@ -64,7 +81,9 @@ class Tracker:
             best=dict(self.best),
             per_minute=60 * pace,
             seconds_left=(budget - done) / pace if pace > 0 else None,
-            front=[row(trial, on_front=True) for trial in self.front],
+            front=self._rows,
+            spread=self.quality.spread,
+            igd_plus=self.quality.igd_plus,
         )
 
     def _improve(self, trial: Trial) -> None:
@@ -75,8 +94,8 @@ class Tracker:
             if known is None or sign * value > sign * known[0]:
                 self.best[objective.name] = (value, trial.number)
 
-    def _volume(self) -> float:
-        return fronts.hypervolume([t.objectives or {} for t in self.front], self.objectives, self.reference)
+    def _gains(self, scores: Mapping[str, float]) -> np.ndarray:
+        return fronts.as_gains([scores], self.objectives)[0]
 
 
 def row(trial: Trial, *, on_front: bool) -> TrialRow:

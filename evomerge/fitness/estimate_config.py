@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from evomerge.fitness.irt.estimate import Kind
-from evomerge.fitness.irt.extract import Choice
+from evomerge.fitness.irt.names import Choice, Kind
 
 
 class _Strict(BaseModel):
@@ -24,7 +23,7 @@ class CalibrationConfig(_Strict):
 
 
 class AdaptiveConfig(_Strict):
-    """Items in batches, each chosen by the responses so far, until the candidate is clearly dominated."""
+    """Items in batches until the candidate is clearly dominated, chosen by its responses unless they rotate."""
 
     batch: int = Field(default=5, ge=1, description="items of each task asked at a time")
     confidence: float = Field(

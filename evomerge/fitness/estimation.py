@@ -69,19 +69,31 @@ class ObjectiveEstimate:
     @cached_property
     def shares(self) -> Array:
         """What the only item asked of its layer stands for, (items,)."""
-        shares = np.empty(len(self.bank.items))
+        return self._by_layer(lambda layer: len(layer) / len(self.bank.items))
+
+    @cached_property
+    def layer_means(self) -> Array:
+        """What the models of the bank score in an item's layer, (items,)."""
+        means = completed(self.bank.parameters, self.bank.responses).mean(0)
+        return self._by_layer(lambda layer: float(means[layer].mean()))
+
+    def _by_layer(self, value: Callable[[Rows], float]) -> Array:
+        values = np.empty(len(self.bank.items))
         for layer in self.layers:
-            shares[layer] = len(layer) / len(shares)
-        return shares
+            values[layer] = value(layer)
+        return values
 
     def at(self, rows: Rows) -> Estimator:
         """Return the estimator for some items.
 
-        The chosen ones have their weights, and one of each layer its share; others are weighed by the best linear
-        predictor.
+        The chosen ones have their weights, and one of each layer its share; of some layers, drawn at random, the mean
+        is corrected by how much easier they are than all (a difference estimator: Cochran 1977, section 7.3). Others
+        are weighed by the best linear predictor.
         """
-        if self.rotating and len(rows) == len(self.layers):
-            return replace(self.estimator, subset=Subset(rows, self.shares[rows]))
+        if self.rotating:
+            weights = self.shares[rows] / self.shares[rows].sum()
+            easier = weights @ self.layer_means[rows] - self.layer_means.mean()
+            return replace(self.estimator, subset=Subset(rows, weights, -float(easier)))
         if sorted(rows) == sorted(self.estimator.subset.rows):
             order = {row: n for n, row in enumerate(self.estimator.subset.rows)}
             places = [order[row] for row in rows]
@@ -160,14 +172,19 @@ class Estimation:
             for name, objective in self.objectives.items()
         }
 
-    def more(self, fitness: Fitness, responses: Responses, count: int) -> Items:
+    def more(self, fitness: Fitness, responses: Responses, items: Items, count: int) -> Items:
         """Return at most ``count`` further items of each task, up to those that may be asked.
 
-        They are those that say most of the score, given the responses so far.
+        They are those that say most of the score, given the responses so far; of items that rotate the next ones of the
+        recipe's own ``items``, which are in random order.
         """
         found = {}
         for name, objective in self._deciding:
             values = values_of(fitness, responses, name)
+            if objective.rotating:
+                if further := items[objective.task][len(values) : len(values) + count]:
+                    found[objective.task] = tuple(further)
+                continue
             rows = np.array([objective.places[item] for item in values if item in objective.places], dtype=np.intp)
             known = np.array([value for item, value in values.items() if item in objective.places])
             left = min(count, self.config.items - len(values))
@@ -223,7 +240,7 @@ def estimation(
         at = abilities(bank.parameters, of_parents).means
         full = completed(bank.parameters, bank.responses)
         choice = "stratified" if config.choice == "rotating" else config.choice
-        rotating = config.choice == "rotating" and config.adaptive is None
+        rotating = config.choice == "rotating"
         chosen = extract(choice, config.items, bank.parameters, full, at=at, seed=fitness.config.seed)
         rows = None
         if config.soft:
@@ -254,7 +271,7 @@ def read(
             None if entry["scale"] is None else SoftScale(*entry["scale"]),
             tuple(entry["controls"]),
         )
-        rotating = config.choice == "rotating" and config.adaptive is None
+        rotating = config.choice == "rotating"
         objectives[objective.name] = ObjectiveEstimate(objective.task, bank, estimator, rotating)
     return Estimation(config, objectives, soft_items(fitness, config))
 

@@ -33,6 +33,7 @@ from evomerge.reports.plots import (
     depth_figure,
     genome_figure,
     hypervolume_figure,
+    igd_plus_figure,
     importance_figure,
     progress_figure,
 )
@@ -92,6 +93,7 @@ def render_report(summary: RunSummary) -> str:
         tiles=_tiles(summary),
         scores=confirmed_scores(summary) if summary.confirmed else search_scores(summary),
         front_scores=front_scores(summary, FRONT_ROWS),
+        front_note=_front_note(summary),
         sections=_figure_sections(summary, figures),
         genes=_gene_panes(summary, figures),
         gene_note=_gene_note(summary),
@@ -128,12 +130,41 @@ def _tiles(summary: RunSummary) -> list[tuple[str, str]]:
         tiles.append(("failed", str(len(summary.failed))))
     if len(summary.objectives) > 1:
         tiles.append(("on the front", str(len(summary.front))))
-        tiles += [("hypervolume", wording.number(volume)) for _, volume in summary.hypervolume[-1:]]
+        tiles += _front_tiles(summary)
     tiles.append(("genes", str(len(summary.genes))))
     tiles.append(("time", wording.duration(summary.wall_seconds)))
     if summary.wall_seconds > 0 and done:
         tiles.append(("trials per minute", f"{60 * done / summary.wall_seconds:.3g}"))
     return tiles
+
+
+def _front_tiles(summary: RunSummary) -> list[tuple[str, str]]:
+    found = summary.quality
+    if found is None:
+        return []
+    measures = {"hypervolume": found.hypervolume, "spread": found.spread, "IGD+": found.igd_plus}
+    return [(label, wording.number(value)) for label, value in measures.items() if value is not None]
+
+
+def _front_note(summary: RunSummary) -> str:
+    """Return what the measures of the front mean; empty without a front."""
+    found = summary.quality
+    if found is None:
+        return ""
+    parts = [
+        f"Hypervolume: what the front dominates beyond {wording.reference_point(summary)}, the worst of parents, base "
+        "and uniform merge."
+    ]
+    if found.spread is not None:
+        ends = "" if found.igd_plus is None else " and reach the known front's ends"
+        parts.append(f"Spread: 0 when neighbours on the front are equally far apart{ends}.")
+    if found.igd_plus is not None:
+        parts.append(
+            "IGD+: the mean distance from the known front, in units of its ranges; 0 when all of it is reached."
+        )
+    if found.size != len(summary.front):
+        parts.append(f"They are of the {found.size} trials on the front before estimates were revised.")
+    return " ".join(parts)
 
 
 def _figure_sections(summary: RunSummary, figures: Figures) -> dict[str, list[tuple[str, str]]]:
@@ -155,6 +186,8 @@ def _figure_sections(summary: RunSummary, figures: Figures) -> dict[str, list[tu
     ]
     if len(summary.objectives) > 1 and summary.hypervolume:
         progress.append((figures.add("hypervolume", hypervolume_figure(summary)), "hypervolume"))
+    if len(summary.objectives) > 1 and summary.igd_plus:
+        progress.append((figures.add("igd-plus", igd_plus_figure(summary)), "IGD+ (smaller is better)"))
     return {"front": front, "progress": progress}
 
 

@@ -78,15 +78,24 @@ def _levels(summary: RunSummary, objective: ObjectiveInfo) -> Iterator[go.Scatte
 
 def hypervolume_figure(summary: RunSummary) -> go.Figure:
     """Return the hypervolume after each trial."""
-    volumes = [volume for _, volume in summary.hypervolume]
+    return _measure_figure("hypervolume", summary.hypervolume)
+
+
+def igd_plus_figure(summary: RunSummary) -> go.Figure:
+    """Return the distance of the front from a known one after each trial."""
+    return _measure_figure("IGD+", summary.igd_plus)
+
+
+def _measure_figure(name: str, measured: Sequence[tuple[int, float]]) -> go.Figure:
+    values = [value for _, value in measured]
     figure = go.Figure(
         go.Scatter(
-            x=[trial for trial, _ in summary.hypervolume], y=volumes, mode="lines", name="hypervolume",
+            x=[trial for trial, _ in measured], y=values, mode="lines", name=name,
             line=_steps("volume"), hovertemplate="after trial %{x}: %{y:.4g}<extra></extra>",
         )
     )  # fmt: skip
     figure.update_xaxes(title="trial")
-    figure.update_yaxes(range=list(padded(volumes, 0.05)))
+    figure.update_yaxes(range=list(padded(values, 0.05)))
     return figure
 
 

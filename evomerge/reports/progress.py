@@ -18,7 +18,8 @@ class Progress:
     """Where a run stands after a trial was told.
 
     ``failed`` is part of ``done``. ``best`` maps an objective to its best value so far and the trial that has
-    it. ``per_minute`` counts trials; ``front`` holds the current front, which a display may cut.
+    it. ``per_minute`` counts trials; ``front`` holds the current front, which a display may cut. ``spread`` and
+    ``igd_plus`` are the front's, where there are such.
     """
 
     done: int
@@ -31,6 +32,8 @@ class Progress:
     per_minute: float = 0.0
     seconds_left: float | None = None
     front: Sequence[TrialRow] = ()
+    spread: float | None = None
+    igd_plus: float | None = None
 
 
 class Display(Protocol):

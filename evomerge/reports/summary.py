@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
+from evomerge.fronts import Quality
 from evomerge.search_spaces.genes import Genome
 
 Direction = Literal["maximize", "minimize"]
@@ -229,7 +230,9 @@ class RunSummary:
     ``reference_point``. ``pick`` is the trial chosen by ``pick_rule`` on the confirmation items; None before.
     ``names`` maps references to what the experiment calls these models.
     ``flags`` are warnings in words; ``facts`` are label → text pairs shown as they are (seed, items).
-    ``estimates`` is None where scores are exact, and before the items are chosen.
+    ``estimates`` is None where scores are exact, and before the items are chosen. ``quality`` is the front's after the
+    last trial, None for a single objective; ``igd_plus`` holds (trial number, IGD+ up to that trial) where a front is
+    known.
     """
 
     name: str
@@ -254,6 +257,8 @@ class RunSummary:
     wall_seconds: float = 0.0
     budget: int = 0
     estimates: Estimates | None = None
+    quality: Quality | None = None
+    igd_plus: Sequence[tuple[int, float]] = ()
 
     @property
     def complete(self) -> list[TrialRow]:

@@ -27,6 +27,12 @@ def whole(value: int) -> str:
     return f"{value:,}"
 
 
+def front_measures(spread: float | None, igd_plus: float | None) -> list[str]:
+    """Return ``spread 0.412`` and ``IGD+ 0.031``, where there are such."""
+    named = {"spread": spread, "IGD+": igd_plus}
+    return [f"{name} {number(value)}" for name, value in named.items() if value is not None]
+
+
 def signed(value: float) -> str:
     """Return ``value`` with its sign and three decimals."""
     return f"{value:+.3f}".replace("-", "−")
@@ -73,6 +79,11 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60}m{whole % 60:02d}s"
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def reference_point(summary: RunSummary) -> str:
+    """Return what the hypervolume is measured from: ``a 0.100, b 0.200``."""
+    return ", ".join(f"{name} {number(value)}" for name, value in summary.reference_point.items())
 
 
 def verdict(summary: RunSummary, comparison: Comparison) -> str:

@@ -45,8 +45,15 @@ class Searcher(Protocol):
         nothing is in flight. The dict belongs to the caller.
         """
 
-    def tell(self, genome: Genome, objectives: Mapping[str, float] | None) -> None:
+    def tell(
+        self,
+        genome: Genome,
+        objectives: Mapping[str, float] | None,
+        standard_errors: Mapping[str, float] | None = None,
+    ) -> None:
         """Learn the result of the longest-asked genome in flight: objective → value; ``None`` if it failed.
+
+        ``standard_errors`` are those of objectives that are estimated; values of others are exact.
 
         Raises:
             RunError: ``genome`` is not the longest-asked one in flight.
@@ -104,6 +111,7 @@ SEARCHERS: Registry[SearcherEntry] = Registry(
     "searcher",
     modules=(
         "evomerge.searchers.cma_es",
+        "evomerge.searchers.map",
         "evomerge.searchers.nsga2",
         "evomerge.searchers.optuna_samplers",
         "evomerge.searchers.qmc",

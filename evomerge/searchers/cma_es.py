@@ -73,7 +73,12 @@ class CmaEsSearcher:
         point = (self._points[len(self._costs) + len(self._in_flight)] + self._offset) / self._scale
         return self._in_flight.asked(self._box.genome(point[: self._box.dimensions]), None)
 
-    def tell(self, genome: Genome, objectives: Mapping[str, float] | None) -> None:
+    def tell(
+        self,
+        genome: Genome,
+        objectives: Mapping[str, float] | None,
+        standard_errors: Mapping[str, float] | None = None,
+    ) -> None:
         """Learn the result of the longest-asked genome; a generation's last result moves the distribution."""
         self._in_flight.told(genome)
         values = objective_values(self._objectives, objectives)

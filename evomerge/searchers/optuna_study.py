@@ -43,7 +43,12 @@ class OptunaSearcher:
             genome = {gene.name: _plain(gene, _suggested(trial, gene)) for gene in self._genes}
         return self._in_flight.asked(genome, trial)
 
-    def tell(self, genome: Genome, objectives: Mapping[str, float] | None) -> None:
+    def tell(
+        self,
+        genome: Genome,
+        objectives: Mapping[str, float] | None,
+        standard_errors: Mapping[str, float] | None = None,
+    ) -> None:
         """Tell the study the result of the longest-asked genome."""
         trial = self._in_flight.told(genome)
         values = objective_values(self._objectives, objectives)

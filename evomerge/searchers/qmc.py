@@ -42,7 +42,12 @@ class QmcSearcher:
         """Return the genome at the sequence's next point."""
         return self._in_flight.asked(self._box.genome(self._sequence.random(1)[0]), None)
 
-    def tell(self, genome: Genome, objectives: Mapping[str, float] | None) -> None:
+    def tell(
+        self,
+        genome: Genome,
+        objectives: Mapping[str, float] | None,
+        standard_errors: Mapping[str, float] | None = None,
+    ) -> None:
         """Check the result and forget it."""
         self._in_flight.told(genome)
         objective_values(self._objectives, objectives)

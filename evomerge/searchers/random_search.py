@@ -33,7 +33,12 @@ class RandomSearcher:
         """Return a genome drawn uniformly from the bounds."""
         return self._in_flight.asked(self._box.genome(self._generator.random(self._box.dimensions)), None)
 
-    def tell(self, genome: Genome, objectives: Mapping[str, float] | None) -> None:
+    def tell(
+        self,
+        genome: Genome,
+        objectives: Mapping[str, float] | None,
+        standard_errors: Mapping[str, float] | None = None,
+    ) -> None:
         """Check the result and forget it."""
         self._in_flight.told(genome)
         objective_values(self._objectives, objectives)

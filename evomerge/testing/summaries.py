@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+from evomerge.fronts import Quality
 from evomerge.reports.summary import (
     Comparison,
     ConfirmedKind,
@@ -70,6 +71,7 @@ def example_summary(
         facts={"seed": "0"},
         wall_seconds=0.7 * trials,
         budget=max(trials, 40),
+        quality=Quality(0.5 + (trials - 1) / 1000, len(front), 0.4) if objectives > 1 else None,
     )
 
 

@@ -60,11 +60,26 @@ def test_plain_lines_come_every_twentieth_of_the_budget_and_say_all_that_matters
     assert len(trials) == 20
     assert trials[0].startswith("trial 2/40  arithmetic_ja 0.")
     assert "(best 0." in trials[0]
-    assert trials[0].endswith("best parent 0.900)  hv 0.300  52/min  57s left")
+    assert trials[0].endswith("best parent 0.900)  hv 0.300  front 0  52/min  57s left")
     assert trials[-1].startswith("trial 40/40")
     assert "left" not in trials[-1]
     assert lines[-1] == "the end"
     assert "\x1b" not in file.getvalue()
+
+
+def test_measures_of_the_front_are_shown_where_there_is_one() -> None:
+    for objectives in (1, 2):
+        console, file = console_of(terminal=False)
+        summary = example_summary(objectives=objectives, confirmed=False)
+        progress = Progress(1, 1, hypervolume=0.3, front=summary.front, spread=0.4, igd_plus=0.05)
+        for display in (PlainDisplay(console), LiveDisplay(console)):
+            display.started(summary.name, summary.objectives, 1, 0, summary.references)
+            display.told(summary.trials[0], progress)
+            if isinstance(display, LiveDisplay):
+                console.print(display.view())
+        plain = f"hv 0.300  front {len(summary.front)}  spread 0.400  IGD+ 0.050"
+        live = f"Front: {len(summary.front)} trials, spread 0.400, IGD+ 0.050"
+        assert [words in file.getvalue() for words in (plain, live)] == [objectives > 1] * 2
 
 
 def test_a_slow_run_prints_a_line_every_half_minute() -> None:
@@ -107,7 +122,8 @@ def test_the_live_view_ends_on_the_final_state_within_80_columns(objectives: int
     text = "\n".join(lines)
     assert max(map(len, lines)) <= 80
     assert "40/40" in text
-    assert "52/min  hypervolume 0.300  workers busy 2/2  failed 1" in text
+    volume = "hypervolume 0.300  " if objectives > 1 else ""
+    assert f"52/min  {volume}workers busy 2/2  failed 1" in text
     assert "best parent 0.900 (math), uniform 0.600" in text
     assert "last failure: trial 3: ValueError: bad 3" in text
     assert ("Front: " in text) == (objectives > 1)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evomerge.errors import ConfigError
-from evomerge.experiments import fronts
+from evomerge.experiments import fronts, picks
 from evomerge.searchers import ObjectiveSpec
 
 MAX2 = (ObjectiveSpec("a", "maximize"), ObjectiveSpec("b", "maximize"))
@@ -68,32 +68,32 @@ class TestPick:
     candidates: ClassVar = {3: {"a": 1.0, "b": 0.0}, 5: {"a": 0.8, "b": 0.8}, 9: {"a": 0.0, "b": 1.0}}
 
     def test_best_mean(self) -> None:
-        assert fronts.pick("best-mean", self.candidates, MAX2) == 5
+        assert picks.pick("best-mean", self.candidates, MAX2) == 5
 
     def test_best_mean_uses_the_weights(self) -> None:
         heavy = (ObjectiveSpec("a", "maximize", 10.0), ObjectiveSpec("b", "maximize", 1.0))
-        assert fronts.pick("best-mean", self.candidates, heavy) == 3
+        assert picks.pick("best-mean", self.candidates, heavy) == 3
 
     def test_knee_lies_beyond_the_line_through_the_extremes(self) -> None:
-        assert fronts.pick("knee", self.candidates, MAX2) == 5
+        assert picks.pick("knee", self.candidates, MAX2) == 5
 
     def test_one_objective(self) -> None:
-        assert fronts.pick("objective:b", self.candidates, MAX2) == 9
+        assert picks.pick("objective:b", self.candidates, MAX2) == 9
 
     def test_one_trial(self) -> None:
-        assert fronts.pick("trial:3", self.candidates, MAX2) == 3
+        assert picks.pick("trial:3", self.candidates, MAX2) == 3
 
     def test_an_unknown_objective_names_the_nearest(self) -> None:
         with pytest.raises(ConfigError, match=r"no objective is called 'accuracyy'(.|\n)*did you mean 'accuracy'"):
-            fronts.pick("objective:accuracyy", {0: {"accuracy": 1.0, "loss": 0.0}}, MIXED)
+            picks.pick("objective:accuracyy", {0: {"accuracy": 1.0, "loss": 0.0}}, MIXED)
 
     def test_an_unconfirmed_trial_is_refused(self) -> None:
         with pytest.raises(ConfigError, match=r"trial 4 is not among(.|\n)*3, 5, 9"):
-            fronts.pick("trial:4", self.candidates, MAX2)
+            picks.pick("trial:4", self.candidates, MAX2)
 
     def test_a_minimised_objective_counts_negatively(self) -> None:
         candidates = {0: {"accuracy": 0.5, "loss": 1.0}, 1: {"accuracy": 0.6, "loss": 5.0}}
-        assert fronts.pick("best-mean", candidates, MIXED) == 0
+        assert picks.pick("best-mean", candidates, MIXED) == 0
 
 
 def test_gains_turn_minimised_objectives_round() -> None:

@@ -1,6 +1,7 @@
 """The journal: what goes in comes out, whatever instant the writer was killed at."""
 
 import os
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import optuna
 import pytest
 
 from evomerge.errors import RunError
-from evomerge.experiments.journal import Journal, Trial
+from evomerge.experiments.journal import PREFIX, Journal, Trial
 from evomerge.search_spaces.genes import ChoiceGene, FloatGene, IntGene
 from evomerge.searchers import ObjectiveSpec
 
@@ -127,3 +128,14 @@ def test_a_full_disk_is_reported_in_words(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(backend, "_file_path", "/dev/full")
     with pytest.raises(RunError, match="No space left on device; free some space, then resume"):
         opened.append(trial(0), GENES)
+
+
+def test_the_quality_of_the_front_is_kept_and_old_journals_have_none(tmp_path: Path) -> None:
+    path, quality = tmp_path / "journal.log", {"hypervolume": 0.25, "size": 3, "igd_plus": 1 / 3}
+    journal(path).append(replace(trial(0), front=quality), GENES)
+    assert Journal.read(path).trials()[0].front == quality
+    text = path.read_text()
+    old = text.replace(f'"{PREFIX}front"', '"another:front"')
+    assert old != text
+    path.write_text(old)
+    assert Journal.read(path).trials() == [trial(0)]

@@ -26,7 +26,12 @@ class Echo:
         self.asked += 1
         return {"x": state.random()}
 
-    def tell(self, genome: Genome, objectives: Mapping[str, float] | None) -> None:
+    def tell(
+        self,
+        genome: Genome,
+        objectives: Mapping[str, float] | None,
+        standard_errors: Mapping[str, float] | None = None,
+    ) -> None:
         self.told.append((genome["x"], None if objectives is None else objectives["f"]))
 
 

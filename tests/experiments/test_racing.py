@@ -74,8 +74,8 @@ class Estimating:
         found = responses.tasks["t"].values["acc"]
         return {"acc": Estimated(float(np.mean(found)), 1 / len(found))}
 
-    def more(self, fitness: Any, responses: Responses, count: int) -> Items:
-        left = [item for item in self.items["t"] if item not in responses.tasks["t"].items]
+    def more(self, fitness: Any, responses: Responses, items: Items, count: int) -> Items:
+        left = [item for item in items["t"] if item not in responses.tasks["t"].items]
         return {"t": tuple(left[:count])} if left else {}
 
 

@@ -24,6 +24,35 @@ class TestShippedSearchers(SearcherTestCase):
         return read_searcher(CONFIGS[request.param])
 
 
+SURROGATES = {
+    "map": {"kind": "map", "points": 8, "batch": 3, "link": "identity"},
+    "map-bayesian": {
+        "kind": "map",
+        "variant": "bayesian",
+        "design": "sobol",
+        "points": 6,
+        "optimizer": "nsga2",
+        "link": "identity",
+    },
+    "map-bins": {
+        "kind": "map",
+        "variant": "bayesian",
+        "acquisition": "bins",
+        "design": "mixed",
+        "points": 6,
+        "link": "identity",
+    },
+}
+
+
+class TestSurrogates(SearcherTestCase):
+    trials = 16  # the design, and two batches
+
+    @pytest.fixture(params=sorted(SURROGATES))
+    def config(self, request):
+        return read_searcher(SURROGATES[request.param])
+
+
 @pytest.mark.slow
 class TestGaussianProcess(SearcherTestCase):
     trials = 12  # ten random trials, then two from the Gaussian process
@@ -38,4 +67,4 @@ class TestGaussianProcess(SearcherTestCase):
 
 
 def test_every_kind_is_under_test():
-    assert {config["kind"] for config in CONFIGS.values()} == set(SEARCHERS)
+    assert {config["kind"] for config in (*CONFIGS.values(), *SURROGATES.values())} == set(SEARCHERS)

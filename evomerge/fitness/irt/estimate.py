@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +23,8 @@ from evomerge.fitness.irt.control import SoftScale, differences, fit_scale
 from evomerge.fitness.irt.extract import Subset
 from evomerge.fitness.irt.likelihood import abilities
 from evomerge.fitness.irt.moments import Rows, ScoreMoments
+from evomerge.fitness.irt.names import Kind
 from evomerge.fitness.irt.variational import predict
-
-Kind: TypeAlias = Literal["raw", "anchor", "p-irt", "gp-irt", "mp-irt", "gmp-irt"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 
 FOLDS, FEW, MANY = 5, 200, 1000
 NEAR = 150  # models like the parents say how far off estimates may be
@@ -176,8 +174,9 @@ class Judged:
         controls = _coefficients(self.scores - mixed, self.lacks)
         found = mixed + self.lacks @ controls
         squares = np.square(found - self.scores) / np.maximum(parts.variances, 1e-12)
-        anyone = parents is None or self.bank.parents
-        like = slice(None) if anyone else _nearest(self.bank.responses[self.models], parents)
+        like: slice | Rows = slice(None)
+        if parents is not None and not self.bank.parents:
+            like = _nearest(self.bank.responses[self.models], parents)
         own = None if parents is None else abilities(self.bank.parameters, parents).means
         inflation = _inflation(found[like], squares[like])
         added = float(controls[0]), float(controls[1])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 from scipy.special import expit
@@ -16,11 +15,7 @@ from scipy.special import expit
 from evomerge.errors import ConfigError, Problem
 from evomerge.fitness.irt.bank import Array, ItemParameters
 from evomerge.fitness.irt.moments import Rows, ScoreMoments
-
-Choice: TypeAlias = Literal[
-    "score-optimal", "a-optimal", "d-optimal", "anchors-irt", "anchors-correctness", "stratified", "random"
-]
-CHOICES: tuple[Choice, ...] = get_args(Choice)
+from evomerge.fitness.irt.names import Choice
 
 
 @dataclass(frozen=True, eq=False)

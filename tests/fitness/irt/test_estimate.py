@@ -13,7 +13,6 @@ from evomerge.fitness.irt.bank import ItemBank, ItemParameters
 from evomerge.fitness.irt.calibrate import calibrate, refit
 from evomerge.fitness.irt.estimate import (
     COEFFICIENT_SCALE,
-    KINDS,
     PRIOR_ERRORS,
     Estimator,
     completed,
@@ -22,9 +21,10 @@ from evomerge.fitness.irt.estimate import (
     fit_estimators,
     merged_abilities,
 )
-from evomerge.fitness.irt.extract import CHOICES, Subset, extract
+from evomerge.fitness.irt.extract import Subset, extract
 from evomerge.fitness.irt.likelihood import abilities
 from evomerge.fitness.irt.moments import ScoreMoments
+from evomerge.fitness.irt.names import CHOICES, KINDS
 from evomerge.fitness.irt.responses import ResponseMatrix
 
 INTERVAL = 1.96

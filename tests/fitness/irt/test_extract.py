@@ -6,8 +6,9 @@ from scipy.special import expit
 
 from evomerge.errors import ConfigError
 from evomerge.fitness.irt.bank import ItemParameters
-from evomerge.fitness.irt.extract import CHOICES, extract
+from evomerge.fitness.irt.extract import extract
 from evomerge.fitness.irt.moments import ScoreMoments
+from evomerge.fitness.irt.names import CHOICES
 
 SHARES = ("random", "stratified", "anchors-irt", "anchors-correctness")
 FITTED = tuple(choice for choice in CHOICES if choice not in SHARES)
