@@ -96,7 +96,7 @@ def main() -> None:
     journal = Journal.read(RunFolder(out).journal)
     TABLES.mkdir(exist_ok=True)
     with (TABLES / f"zoo-{options.parents}.csv").open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
+        table = csv.writer(file, lineterminator="\n")
         names = [objective.name for objective in journal.objectives]
         found = journal.trials()
         table.writerow([*(name.split(".")[0] for name in found[0].genome), *names])

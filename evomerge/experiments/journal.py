@@ -60,6 +60,14 @@ class Trial:
     finished: datetime | None = None
 
     @property
+    def alone(self) -> tuple[dict[str, float] | None, dict[str, float]]:
+        """The objectives and their standard errors by the trial's own responses, before smoothing."""
+        if self.objectives is None or not self.own:
+            return self.objectives, self.standard_errors
+        own = {name: tuple(self.own.get(name, (value, 0.0))) for name, value in self.objectives.items()}
+        return {name: value for name, (value, _) in own.items()}, {name: error for name, (_, error) in own.items()}
+
+    @property
     def failed(self) -> bool:
         """Whether the trial has no objectives."""
         return self.objectives is None

@@ -50,6 +50,7 @@ def search(
     budget: int,
     in_flight: int,
     stop: Callable[[], bool] = lambda: False,
+    own: bool = False,
 ) -> int:
     """Run trials until ``budget`` of them are told, or ``stop()``; return how many were told.
 
@@ -58,6 +59,7 @@ def search(
         record: called with each new trial before it is told.
         told: called after each trial is told, recorded ones included, with the number of candidates still open.
         in_flight: W, the number of candidates open at once.
+        own: tell trials' own estimates, where these are smoothed.
 
     Raises:
         RunError: the searcher does not repeat the journal's genomes.
@@ -83,7 +85,7 @@ def search(
         else:
             trial = evaluator.finish(candidate)
             record(trial)
-        searcher.tell(candidate.genome, trial.objectives, trial.standard_errors)
+        searcher.tell(candidate.genome, *(trial.alone if own else (trial.objectives, trial.standard_errors)))
         done += 1
         told(trial, len(open_candidates))
 

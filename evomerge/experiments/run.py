@@ -31,7 +31,7 @@ from evomerge.fitness.estimation import Estimation, estimation, require_units
 from evomerge.fitness.estimation import read as read_estimation
 from evomerge.recipes import Recipe
 from evomerge.reports.progress import Display
-from evomerge.searchers import Searcher
+from evomerge.searchers import SEARCHERS, Searcher
 from evomerge.searchers.surrogates.explanation import Explains, described
 
 FEWEST_FAILURES = 8
@@ -338,6 +338,7 @@ class _Run:
             budget=budget,
             in_flight=self.facts["in_flight"],
             stop=self.interrupts.stopping,
+            own=SEARCHERS[experiment.searcher.kind].weighs_errors,
         )
         self.explain(searcher)
         confirmation = read_confirmation(self.folder.confirmation)

@@ -266,6 +266,7 @@ SEARCHERS.add(
         paper="Li et al. 2025",
         multi_objective=True,
         needs_generations=True,
+        weighs_errors=True,
     ),
     origin=__name__,
 )

@@ -1,0 +1,168 @@
+"""Searchers side by side: the front that each finds in few trials, as a share of a dense grid's.
+
+    python benchmarks/searchers.py PARENTS TRIALS [--seeds 10] [--searchers map nsga2 …] [--out runs/searchers]
+
+The experiment of `experiments/searchers` on the zoo with its first PARENTS experts (2 or 3; as many objectives): every
+trial is really merged and evaluated, with as many in flight as in a run. Prints the hypervolume of the trials' front as
+a share of that of the grid's front (`benchmarks/tables/zoo-PARENTS.csv`, the same items), beyond the worst scores of
+the base, the experts and their uniform merge; and the same for both fronts confirmed on items that nobody searched on.
+Results are kept in OUT, and what is there is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+from zoo_grid import TABLES, experiment
+
+from evomerge.cli.display import make_display
+from evomerge.experiments import fronts
+from evomerge.experiments.evaluations import Asked, Evaluations, FixedPlan
+from evomerge.experiments.journal import Trial
+from evomerge.experiments.loop import search
+from evomerge.experiments.preflight import Prepared, prepare
+from evomerge.experiments.run_workers import open_workers
+from evomerge.recipes import Recipe
+from evomerge.searchers import build_searcher, read_searcher
+
+SEARCHERS = {
+    "random": {"kind": "random"},
+    "sobol": {"kind": "qmc"},
+    "nsga2": {"kind": "nsga2", "population": 12},
+    "cma-es": {"kind": "cma-es"},
+    "tpe": {"kind": "optuna", "sampler": "TPESampler"},
+    "gp": {"kind": "optuna", "sampler": "GPSampler", "options": {"deterministic_objective": True}},
+    "map": {"kind": "map"},
+    "map-bayesian": {"kind": "map", "variant": "bayesian"},
+    "map-bins": {"kind": "map", "variant": "bayesian", "acquisition": "bins"},
+}
+IN_FLIGHT = 8
+
+
+class Bench:
+    """Evaluates recipes once, whoever asks for them.
+
+    Args:
+        prepared: the experiment.
+        pool: returns the workers.
+        folder: for responses.
+    """
+
+    def __init__(self, prepared: Prepared, pool, folder: Path) -> None:
+        self.prepared = prepared
+        self.evaluations = {
+            split: Evaluations(
+                pool, FixedPlan(split, prepared.fitness, Asked(prepared.fitness.items(split), {})), folder
+            )
+            for split in ("search", "confirmation")
+        }
+
+    def scores(self, recipes: list[Recipe], split: str) -> list[dict[str, float]]:
+        for recipe in recipes:
+            self.evaluations[split].start(recipe)
+        found = [self.evaluations[split].trial(0, {}, recipe) for recipe in recipes]
+        assert not any(trial.failed for trial in found)
+        return [trial.objectives or {} for trial in found]
+
+    def run(self, name: str, seed: int, trials: int) -> list[Trial]:
+        """Return the trials of one search."""
+        prepared, told = self.prepared, []
+        searcher = build_searcher(
+            read_searcher({**SEARCHERS[name], "seed": seed}),
+            prepared.space.genes,
+            prepared.objectives,
+            trials,
+            prepared.space.starting_points(),
+        )
+        search(
+            searcher,
+            prepared.space,
+            self.evaluations["search"],
+            recorded=[],
+            record=told.append,
+            told=lambda trial, open_: None,
+            budget=trials,
+            in_flight=IN_FLIGHT,
+        )
+        return told
+
+    def front(self, points: list[dict[str, float]], scores: list[dict[str, float]]) -> list[Recipe]:
+        rows = fronts.front(scores, self.prepared.objectives)
+        return list({r.hash: r for r in (self.prepared.space.express(points[row]) for row in rows)}.values())
+
+    def volume(self, scores: list[dict[str, float]], corner: dict[str, float]) -> float:
+        return fronts.hypervolume(scores, self.prepared.objectives, corner)
+
+
+def main() -> None:
+    """Run the benchmark."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("parents", type=int, choices=(2, 3))
+    arguments.add_argument("trials", type=int)
+    arguments.add_argument("--seeds", type=int, default=10)
+    arguments.add_argument("--searchers", nargs="+", choices=SEARCHERS, default=list(SEARCHERS))
+    arguments.add_argument("--out", type=Path, default=Path("runs/searchers"))
+    options = arguments.parse_args()
+    out = options.out / f"{options.parents}-parents"
+    out.mkdir(parents=True, exist_ok=True)
+    prepared = prepare(experiment(options.parents))
+    kept = out / f"{options.trials}-trials.json"
+    found = json.loads(kept.read_text()) if kept.exists() else {}
+    with make_display() as display, open_workers(prepared, display, None, lambda: None) as workers:
+        bench = Bench(prepared, workers.pool, out / "responses")
+        corners, grid = of_grid(bench, options.parents)
+        for seed in range(options.seeds):
+            for name in options.searchers:
+                if f"{name} {seed}" not in found:
+                    begun = time.perf_counter()
+                    told = bench.run(name, seed, options.trials)
+                    seconds = time.perf_counter() - begun
+                    scores = [trial.objectives or {} for trial in told]
+                    volume = bench.volume(scores, corners["search"])
+                    recipes = bench.front([trial.genome for trial in told], scores)
+                    confirmed = bench.volume(bench.scores(recipes, "confirmation"), corners["confirmation"])
+                    found[f"{name} {seed}"] = [volume, confirmed, seconds, len(recipes)]
+                    kept.write_text(json.dumps(found, indent=0))
+                print(name, seed, found[f"{name} {seed}"], flush=True)
+    print(f"grid: hypervolume {grid['search']:.4f} in the search, {grid['confirmation']:.4f} confirmed")
+    print(f"{options.trials} trials, {options.seeds} seeds   share of the grid's     least   confirmed       seconds")
+    for name in options.searchers:
+        rows = np.array([found[f"{name} {seed}"] for seed in range(options.seeds)])
+        shares, confirmed = 100 * rows[:, 0] / grid["search"], 100 * rows[:, 1] / grid["confirmation"]
+        print(
+            f"{name:<16} {told_as(shares)}%  {shares.min():6.1f}%  {told_as(confirmed)}%   "
+            f"{statistics.median(rows[:, 2]):6.1f}"
+        )
+
+
+def of_grid(bench: Bench, parents: int) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+    """Return the reference points and the hypervolumes of the grid's front, by split."""
+    with (TABLES / f"zoo-{parents}.csv").open(encoding="utf-8", newline="") as file:
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    objectives, genes = [o.name for o in bench.prepared.objectives], bench.prepared.space.genes
+    scores = [{name: row[name] for name in objectives} for row in rows]
+    points = [{gene.name: row[gene.name.split(".")[0]] for gene in genes} for row in rows]
+    references = [recipe for _, recipe in bench.prepared.reference_recipes.values()]
+    known = {split: bench.scores(references, split) for split in bench.evaluations}
+    corners = {split: fronts.reference_point(each, bench.prepared.objectives) for split, each in known.items()}
+    confirmed = bench.scores(bench.front(points, scores), "confirmation")
+    return corners, {
+        "search": bench.volume(scores, corners["search"]),
+        "confirmation": bench.volume(confirmed, corners["confirmation"]),
+    }
+
+
+def told_as(values: np.ndarray) -> str:
+    """Return mean and 95% interval of the mean (normal)."""
+    half = 1.96 * values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    return f"{values.mean():5.1f} ± {half:.1f}"
+
+
+if __name__ == "__main__":
+    main()
