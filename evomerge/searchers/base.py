@@ -97,8 +97,8 @@ class SearcherEntry:
         paper: where the method comes from; empty if nowhere in particular.
         multi_objective: whether it seeks a front; else it seeks the best weighted sum of the objectives.
         needs_generations: whether it waits for a whole generation before it proposes again.
-        weighs_errors: whether it weighs results by their standard errors. Then it is told each trial's own estimate, not
-            one that is smoothed over its neighbours.
+        weighs_errors: whether it weighs results by their standard errors. Then it is told each trial's own estimate,
+            not one that is smoothed over its neighbours.
     """
 
     config: type[SearcherConfig]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 from pydantic import Field
@@ -27,9 +27,11 @@ from evomerge.searchers.surrogates.improvement import best_points, spread_points
 from evomerge.searchers.surrogates.links import Array, LinkName, suited
 from evomerge.searchers.surrogates.predicted_front import OptimizerName, predicted_front
 from evomerge.searchers.surrogates.quadratic import Quadratic, fit, terms_of
+from evomerge.searchers.surrogates.residuals import Corrected, corrected
 
 POPULATION, GENERATIONS = 100, 30  # of the optimizer, which begins with the last predicted front
 ELSEWHERE = 256  # points beside the predicted front that may be uncertain enough to be worth a look
+Surrogate: TypeAlias = Quadratic | Corrected
 FEWEST = 2  # evaluations that a fit needs
 
 
@@ -51,6 +53,10 @@ class MapConfig(SearcherConfig):
         "auto", description="of all objectives or of each: identity, logit or softplus; auto goes by the values"
     )
     optimizer: OptimizerName = Field("nsga3", description="what finds the predicted front: nsga3 or nsga2")
+    residuals: bool = Field(
+        True,
+        description="follow what quadratics miss where neighbours were missed too (kriging); false: as published",
+    )
     acquisition: Literal["improvement", "bins"] = Field(
         "improvement",
         description="of bayesian: expected hypervolume improvement, or the paper's bins of directions",
@@ -69,7 +75,7 @@ class MapSearcher:
         self._in_flight: InFlight[Prediction | None] = InFlight()
         dimensions = self._box.dimensions
         count = config.points or min(2 * terms_of(dimensions), 4 * (dimensions + 1))
-        first = [dict(point) for point in setting.starting_points]
+        first = [{gene.name: point[gene.name] for gene in setting.genes} for point in setting.starting_points]
         rest = max(0, count - len(first))
         first += [self._box.genome(point) for point in design(config.design, rest, dimensions, config.seed)]
         self._queue: deque[tuple[dict[str, Value], Prediction | None]] = deque((genome, None) for genome in first)
@@ -121,6 +127,16 @@ class MapSearcher:
             for column, objective in enumerate(self._objectives)
         ]
 
+    def _corrected(self, surrogates: Sequence[Quadratic]) -> Sequence[Surrogate]:
+        """Return the surrogates with what their residuals tell, if the config says so."""
+        if not self._config.residuals:
+            return surrogates
+        points, values, errors = np.array(self._points), np.array(self._values), np.array(self._errors)
+        return [
+            corrected(surrogate, points, values[:, column], errors[:, column])
+            for column, surrogate in enumerate(surrogates)
+        ]
+
     def explanation(self) -> Explanation | None:
         """Return how good the surrogates are and the front that they predict; None before two results."""
         surrogates = self.surrogates()
@@ -144,25 +160,28 @@ class MapSearcher:
             surrogate.misfit,
             surrogate.r2,
             surrogate.r2_left_out,
+            surrogate.r2_error,
             surrogate.error_left_out,
         )
 
     def _next_batch(self) -> list[tuple[dict[str, Value], Prediction | None]]:
-        surrogates, seed = self.surrogates(), (self._config.seed + 7919 * (self._batches + 1)) % 2**32
+        quadratics = self.surrogates()
+        seed = (self._config.seed + 7919 * (self._batches + 1)) % 2**32
         self._batches += 1
         count = self._config.batch
-        if not surrogates:
+        if not quadratics:
             return [(self._box.genome(point), None) for point in self._random(count, seed)]
         known = np.array(self._values) * self._signs
         bayesian, bins = self._config.variant == "bayesian", self._config.acquisition == "bins"
         if bayesian and bins and self._batches <= self._config.rounds:
-            found = uncertain_points(np.array(self._points), np.array(self._values), surrogates, count, seed)
-            return [(prediction.genome, prediction) for prediction in self._predictions(surrogates, found)]
+            found = uncertain_points(np.array(self._points), np.array(self._values), quadratics, count, seed)
+            return [(prediction.genome, prediction) for prediction in self._predictions(quadratics, found)]
+        surrogates = self._corrected(quadratics)
         self._front = self._predicted_front(surrogates, 0.0)
         if bayesian and not bins:
             hopeful = self._predicted_front(surrogates, 1.0)
             candidates = self._fresh(np.concatenate([self._front, hopeful, self._random(ELSEWHERE, seed)]))
-            errors = np.stack([surrogate.errors(candidates) for surrogate in surrogates], axis=1)
+            errors = _uncertainties(surrogates, candidates)
         else:
             candidates = self._fresh(self._front)
             errors = np.zeros((len(candidates), len(surrogates)))
@@ -177,14 +196,14 @@ class MapSearcher:
             chosen = np.concatenate([chosen, self._random(count - len(chosen), seed)])
         return [(prediction.genome, prediction) for prediction in self._predictions(surrogates, chosen)]
 
-    def _predicted_front(self, surrogates: Sequence[Quadratic], optimism: float) -> Array:
-        """Return the points of the front of predictions plus so many standard deviations."""
+    def _predicted_front(self, surrogates: Sequence[Surrogate], optimism: float) -> Array:
+        """Return the points of the front of gains plus so many of their standard deviations."""
         values = np.array(self._values) * self._signs
         best = np.array(self._points)[np.argsort(-values.sum(1), kind="stable")]
 
         def gains(points: Array) -> Array:
             found = self._gains(surrogates, points)
-            return found + optimism * _errors(surrogates, points) if optimism else found
+            return found + optimism * _uncertainties(surrogates, points) if optimism else found
 
         return predicted_front(
             gains,
@@ -197,12 +216,13 @@ class MapSearcher:
             settle=self._settled,
         )
 
-    def _gains(self, surrogates: Sequence[Quadratic], points: Array) -> Array:
+    def _gains(self, surrogates: Sequence[Surrogate], points: Array) -> Array:
         return np.stack([surrogate(points) for surrogate in surrogates], axis=1) * self._signs
 
-    def _predictions(self, surrogates: Sequence[Quadratic], points: Array) -> list[Prediction]:
+    def _predictions(self, surrogates: Sequence[Surrogate], points: Array) -> list[Prediction]:
         names = [objective.name for objective in self._objectives]
-        values, errors = self._gains(surrogates, points) * self._signs, _errors(surrogates, points)
+        values = self._gains(surrogates, points) * self._signs
+        errors = np.hypot(_uncertainties(surrogates, points), [surrogate.misfit for surrogate in surrogates])
         return [
             Prediction(
                 self._box.genome(point),
@@ -239,9 +259,9 @@ class MapSearcher:
         return points[kept]
 
 
-def _errors(surrogates: Sequence[Quadratic], points: Array) -> Array:
-    """Return the standard deviations of predictions, misfits included, (points, objectives)."""
-    return np.stack([np.hypot(surrogate.errors(points), surrogate.misfit) for surrogate in surrogates], axis=1)
+def _uncertainties(surrogates: Sequence[Surrogate], points: Array) -> Array:
+    """Return the standard deviations of predictions, misfits apart, (points, objectives)."""
+    return np.stack([surrogate.errors(points) for surrogate in surrogates], axis=1)
 
 
 def _check(config: MapConfig, setting: Setting) -> None:

@@ -141,3 +141,21 @@ def test_one_success_lets_the_search_go_on() -> None:
     check.check(Trial(0, {}, {"f": 1.0}, "h"), last=False)
     for number in range(1, 9):
         check.check(Trial(number, {}, None, "h", "boom"), last=number == 8)
+
+
+@pytest.mark.parametrize(("own", "expected"), [(False, ({"f": 0.5}, {"f": 0.1})), (True, ({"f": 0.8}, {"f": 0.3}))])
+def test_a_searcher_that_weighs_errors_is_told_what_is_not_smoothed(own: bool, expected: tuple) -> None:
+    class Smoothing(Instant):
+        def finish(self, candidate: Candidate) -> Trial:
+            smoothed = {"standard_errors": {"f": 0.1}, "own": {"f": [0.8, 0.3]}}
+            return Trial(candidate.number, dict(candidate.genome), {"f": 0.5}, candidate.recipe.hash, **smoothed)
+
+    class Listening(Echo):
+        def tell(self, genome, objectives, standard_errors=None) -> None:
+            super().tell(genome, objectives)
+            self.heard.append((objectives, standard_errors))
+
+    searcher = Listening()
+    searcher.heard = []
+    run(searcher, [], budget=3, evaluator=Smoothing(), own=own)
+    assert searcher.heard == [expected] * 3

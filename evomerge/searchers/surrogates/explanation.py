@@ -32,12 +32,18 @@ class SurrogateFacts:
     misfit: float
     r2: float
     r2_left_out: float
+    r2_error: float
     error_left_out: float
 
     @property
     def is_poor(self) -> bool:
-        """Whether a quadratic does not describe the objective: the others hardly tell what one evaluation gives."""
-        return self.r2_left_out < POOR
+        """Whether a quadratic does not describe the objective: the others hardly tell what one evaluation gives.
+
+        By the one-standard-error rule (Breiman, Friedman, Olshen and Stone 1984): what is explained of evaluations left
+        out is itself an estimate, from as many misses as there are evaluations, so it must exceed `POOR` by its
+        standard error. Few evaluations, or few misses that make most of the error, are no reason for trust.
+        """
+        return self.r2_left_out - self.r2_error < POOR
 
 
 @dataclass(frozen=True)

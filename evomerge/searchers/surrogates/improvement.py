@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 from scipy.stats import qmc
 
+from evomerge.fronts import nondominated
 from evomerge.searchers.surrogates.links import Array
 
 PLACES = 2**12
-_MARGIN = 0.1  # beyond the front's and the predictions' range, as a share of it
+_MARGIN = 0.1  # beyond the range of what is reached and hoped for, as a share of it
 _EXACT = 1e-12  # standard deviation of a prediction that is taken at its word
 
 
@@ -34,8 +35,9 @@ def best_points(front: Array, means: Array, errors: Array, count: int, seed: int
         count: of points.
         seed: of the places.
     """
-    everything = np.concatenate([front, means - errors, means + errors])
-    low, high = everything.min(0), everything.max(0)
+    hoped = np.concatenate([front, means + errors])
+    hoped = hoped[nondominated(hoped)]  # below these, places tell points apart only as the front's ends
+    low, high = hoped.min(0), hoped.max(0)
     margin = _MARGIN * np.maximum(high - low, 1e-12)
     places = _places(low - margin, high + margin, seed)
     chances = _chances(means, errors, places)

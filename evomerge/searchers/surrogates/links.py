@@ -15,7 +15,7 @@ Array: TypeAlias = npt.NDArray[np.float64]
 LinkName: TypeAlias = Literal["identity", "logit", "softplus"]
 LINK_NAMES: tuple[LinkName, ...] = get_args(LinkName)
 
-_EDGE = 1e-3  # starting values keep this far from where a link ends
+_EDGE = 1e-12  # starting values keep this far from where a link ends, where values tell nothing of the line
 
 
 @dataclass(frozen=True)

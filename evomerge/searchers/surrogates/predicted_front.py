@@ -31,7 +31,7 @@ def predicted_front(
     seed: int,
     settle: Callable[[Array], Array] = lambda points: points,
 ) -> Array:
-    """Return points (rows, d) of the unit box whose predictions no other point found dominates.
+    """Return different points (rows, d) of the unit box whose predictions none of them dominates.
 
     Args:
         gains: predicted objectives (rows, objectives) of points (rows, d), larger better.
@@ -52,7 +52,7 @@ def predicted_front(
         ("n_gen", generations),
         seed=seed,
     )
-    return settle(np.atleast_2d(np.asarray(found.X, dtype=np.float64)))
+    return np.unique(settle(np.atleast_2d(np.asarray(found.X, dtype=np.float64))), axis=0)
 
 
 def _algorithm(optimizer: OptimizerName, objectives: int, population: int, first: Array) -> GeneticAlgorithm:

@@ -8,7 +8,9 @@ the residuals (Paule and Mandel 1982). Leave-one-out predictions come from the l
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +20,9 @@ from evomerge.searchers.surrogates.links import LINKS, Array, Link, LinkName
 
 RIDGES: tuple[float, ...] = tuple(10.0**power for power in range(3, -7, -1))
 _CONSTANT = 1e2  # how much freer of the ridge the constant is than other coefficients
-_STEPS, _HALVINGS, _ROUNDS, _TOLERANCE = 50, 30, 8, 1e-13
+_STEPS, _HALVINGS, _ROUNDS = 50, 30, 40
+_LOOSE, _TIGHT = 1e-6, 1e-13  # relative changes of the sum of squares at which steps end
+_LEAST_SINGULAR = 1e-12  # of the largest: below, points do not tell a direction of coefficients apart
 _LEAST_SLOPE = 1e-9  # of a link: where it is flat, a value says nothing about the line
 _LEAST_LEFT = 0.5  # degrees of freedom
 _CHUNK = 2**22  # numbers at a time when uncertainties of many points are asked
@@ -33,12 +37,15 @@ class Quadratic:
         constant: e, at the centre of the box.
         linear: b, float64 (d,), by x = 2u − 1 for a point u of the box.
         curvature: A, symmetric float64 (d, d).
-        ridge: what draws coefficients to zero, relative to an evaluation's information; 0 for nothing.
+        ridge: what draws coefficients to zero, relative to what an evaluation of the mean value tells; 0 for nothing.
         misfit: standard deviation of what the quadratic cannot say, in the objective's units.
         r2: share of the values' variance that the fit explains.
         left_out: what each evaluation is predicted to be by the others, float64 (evaluations,).
         r2_left_out: share of the variance that these explain; may be negative.
+        r2_error: standard error of that share, from how unequal the squared misses are.
         error_left_out: their root mean square error.
+
+    Shares and errors count evaluations by their weights.
     """
 
     link: Link
@@ -50,6 +57,7 @@ class Quadratic:
     r2: float
     left_out: Array
     r2_left_out: float
+    r2_error: float
     error_left_out: float
     _told: _Told
 
@@ -69,8 +77,9 @@ class Quadratic:
         return np.sqrt(np.concatenate([self._told.variances(features(part)) for part in parts]))
 
     def errors(self, points: Array) -> Array:
-        """Return the standard deviations (m,) of predicted values, of first order in those of the line."""
-        return self.link.slope(self.line(points)) * self.line_errors(points)
+        """Return the standard deviations (m,) of predicted values: half of what those of the line span."""
+        line, apart = self.line(points), self.line_errors(points)
+        return (self.link.value(line + apart) - self.link.value(line - apart)) / 2
 
 
 class _Told(NamedTuple):
@@ -129,36 +138,99 @@ def fit(
     noise = np.zeros(len(values)) if standard_errors is None else standard_errors
     if not len(values) or not (np.isfinite(points).all() and np.isfinite(values).all() and np.isfinite(noise).all()):
         raise ValueError("a surrogate needs evaluations, all of them finite")
-    data = _Data(features(points), values, noise, LINKS[link])
+    problem = _Problem(points, values, noise, LINKS[link])
+    start = np.zeros(problem.design.shape[1])
     if ridge is None:
-        ridges = (*RIDGES, 0.0) if len(values) > data.terms.shape[1] and data.is_determined() else RIDGES
-    elif ridge > 0 or data.is_determined():
-        ridges = (ridge,)
-    else:
-        raise ValueError(f"{len(values)} evaluations do not determine {data.terms.shape[1]} coefficients without ridge")
-    best: Quadratic | None = None
-    coefficients = np.zeros(data.terms.shape[1])
-    for each in ridges:  # from strong to weak, each from the last one's coefficients
-        coefficients, found = _fit(data, each, coefficients)
-        if best is None or found.error_left_out < best.error_left_out:
-            best = found
-    assert best is not None
-    return best
+        spare = problem.is_determined and len(values) > len(problem.basis)
+        ridge, start = _best_ridge(problem, (*RIDGES, 0.0) if spare else RIDGES)
+    elif ridge <= 0 and not problem.is_determined:
+        raise ValueError(f"{len(values)} evaluations do not determine {len(problem.basis)} coefficients without ridge")
+    return _described(problem, ridge, _fit(problem, ridge, start, _TIGHT))
 
 
-class _Data(NamedTuple):
-    terms: Array
-    values: Array
-    noise: Array
-    link: Link
+def _best_ridge(problem: _Problem, ridges: Sequence[float]) -> tuple[float, Array]:
+    """Return the ridge, of these from strong to weak, that predicts evaluations best from the others.
 
-    def is_determined(self) -> bool:
-        return bool(np.linalg.matrix_rank(self.terms) == self.terms.shape[1])
+    Each fit begins with the last one's coefficients, and goes no further than is needed to compare it; the best one's
+    coefficients are returned too.
+    """
+    coefficients = np.zeros(problem.design.shape[1])
+    fits = []
+    for ridge in ridges:
+        fits.append(_fit(problem, ridge, coefficients, _LOOSE))
+        coefficients = fits[-1].coefficients
+    shares = problem.shares(float(np.median([found.misfit for found in fits])))
+    lost = [float(shares @ np.square(problem.values - found.left_out)) for found in fits]
+    best = int(np.argmin(lost))
+    return ridges[best], fits[best].coefficients
+
+
+class _Problem:
+    """The least squares of one objective, in the directions of coefficients that its points tell apart.
+
+    Attributes:
+        values, noise, link: as given, float64 (evaluations,).
+        basis: the directions, (terms, rank), orthonormal in units of the prior.
+        design: (evaluations, rank); times coefficients along the directions, plus ``offset``, it is the line.
+        offset: what the line is where all coefficients are 0.
+        information: what a value there tells of the line: the square of the link's slope.
+        floor: the least standard deviation that an evaluation is taken to have.
+    """
+
+    def __init__(self, points: Array, values: Array, noise: Array, link: Link) -> None:
+        self.values, self.noise, self.link = values, noise, link
+        terms = features(points)
+        left, singular, self.basis = _directions(terms * _freedom(terms.shape[1]))
+        self.design = left * singular
+        trust = np.square(noise[noise > 0].min() / np.maximum(noise, noise[noise > 0].min())) if noise.any() else None
+        mean = float(np.average(values, weights=trust))
+        spread = math.sqrt(np.average(np.square(values - mean), weights=trust))
+        self.floor = 1e-6 * (spread or float(noise.max()) or 1.0)
+        self.offset = float(link.start(np.array([mean]))[0])
+        self.information = float(np.square(self.slope(np.array([self.offset])))[0])
+        self._parted = lru_cache(maxsize=8)(self._part)
 
     @property
-    def offset(self) -> float:
-        """What the line is where all coefficients are 0."""
-        return float(self.link.start(np.array([self.values.mean()]))[0])
+    def is_determined(self) -> bool:
+        """Whether the points tell all coefficients apart."""
+        return self.basis.shape[1] == len(self.basis)
+
+    def variances(self, misfit: float) -> Array:
+        """Return how far values are expected to be from the quadratic, squared."""
+        return np.asarray(np.square(self.noise) + max(misfit, self.floor) ** 2)
+
+    def shares(self, misfit: float) -> Array:
+        """Return how much evaluations count in means, (evaluations,), together 1."""
+        weights = 1 / self.variances(misfit)
+        return np.asarray(weights / weights.sum())
+
+    def line(self, coefficients: Array) -> Array:
+        return np.asarray(self.offset + self.design @ coefficients)
+
+    def apart(self, coefficients: Array) -> Array:
+        """Return how far values are above the fit."""
+        return self.values - self.link.value(self.line(coefficients))
+
+    def slope(self, line: Array) -> Array:
+        return np.maximum(self.link.slope(line), _LEAST_SLOPE)
+
+    def step(self, root: Array, coefficients: Array) -> _Step:
+        """Return the Gauss-Newton step: least squares of the residuals, plus what the coefficients themselves say.
+
+        Args:
+            root: the square roots of weights, (evaluations,).
+            coefficients: (rank,).
+        """
+        scales = root * self.slope(self.line(coefficients))
+        gaps = root * self.apart(coefficients) + scales * (self.design @ coefficients)
+        return _Step(*self.directions(scales), gaps)
+
+    def directions(self, scales: Array) -> tuple[Array, Array, Array]:
+        """Return the singular directions of the design with scaled rows; an identity link asks for the same ones."""
+        return self._parted(scales.tobytes())
+
+    def _part(self, scales: bytes) -> tuple[Array, Array, Array]:
+        return _directions(np.frombuffer(scales)[:, None] * self.design)
 
 
 class _Step(NamedTuple):
@@ -166,16 +238,25 @@ class _Step(NamedTuple):
 
     left: Array
     singular: Array
-    right: Array  # (terms, rank)
+    right: Array
     gaps: Array
 
-    def solved(self, ridge: float) -> Array:
-        """Return the change of coefficients, in units of the prior."""
-        return self.right @ (self.singular / (np.square(self.singular) + ridge) * (self.left.T @ self.gaps))
+    def solved(self, precision: float) -> Array:
+        """Return the coefficients, drawn to 0 by a prior of this precision."""
+        return self.right @ (self.singular / (np.square(self.singular) + precision) * (self.left.T @ self.gaps))
 
-    def leverages(self, ridge: float) -> Array:
+    def leverages(self, precision: float) -> Array:
         squares = np.square(self.singular)
-        return np.asarray(np.square(self.left) @ (squares / (squares + ridge)))
+        return np.asarray(np.square(self.left) @ (squares / (squares + precision)))
+
+
+class _Fit(NamedTuple):
+    """Coefficients along a problem's directions with a ridge, and what goes with them."""
+
+    coefficients: Array
+    misfit: float
+    step: _Step
+    left_out: Array
 
 
 def _freedom(count: int) -> Array:
@@ -184,139 +265,136 @@ def _freedom(count: int) -> Array:
     return free
 
 
-def _fit(data: _Data, ridge: float, coefficients: Array) -> tuple[Array, Quadratic]:
-    """Fit with a given ridge: coefficients for given weights, the misfit for given coefficients, by turns."""
-    misfit = 0.0
-    floor = 1e-6 * (float(np.ptp(data.values)) or float(data.noise.max()) or 1.0)
+def _fit(problem: _Problem, ridge: float, coefficients: Array, tolerance: float) -> _Fit:
+    """Fit with a given ridge: coefficients for given weights, the misfit for given coefficients, by turns.
+
+    With a ridge, a larger misfit may make the prior so much freer that none is left, and turns go to and fro; so the
+    misfit is kept between the largest that was too small and the smallest that was too large.
+    """
+    precision, misfit = ridge * problem.information, 0.0
+    small, large = 0.0, math.inf
     for _ in range(_ROUNDS):
-        variances = np.square(data.noise) + max(misfit, floor) ** 2
-        weights = variances.min() / variances
-        coefficients = _converged(data, weights, ridge, coefficients)
-        before, misfit = misfit, _misfit(data, weights, ridge, coefficients)
-        if not data.noise.any() or abs(misfit - before) <= 1e-3 * max(misfit, floor):
+        variances = problem.variances(misfit)
+        root = np.sqrt(variances.min() / variances)
+        coefficients = _converged(problem, root, precision, coefficients, tolerance)
+        leverages = problem.step(root, coefficients).leverages(precision)
+        before, misfit = misfit, _misfit(problem, coefficients, leverages)
+        if not problem.noise.any() or abs(misfit - before) <= math.sqrt(tolerance) * max(misfit, problem.floor):
             break
-    variances = np.square(data.noise) + max(misfit, floor) ** 2
-    return coefficients, _described(data, variances, ridge, coefficients, misfit)
+        small, large = (before, large) if misfit > before else (small, before)
+        if not small < misfit < large:
+            misfit = (small + large) / 2
+    variances = problem.variances(misfit)
+    step = problem.step(np.sqrt(variances.min() / variances), coefficients)
+    return _Fit(coefficients, misfit, step, _left_out(problem, coefficients, step.leverages(precision)))
 
 
-def _line(data: _Data, coefficients: Array) -> Array:
-    return np.asarray(data.offset + data.terms @ coefficients)
-
-
-def _step(data: _Data, weights: Array, coefficients: Array) -> _Step:
-    """Return the Gauss-Newton step: a change δ of coefficients β by the least squares of residuals, and of β + δ."""
-    line, free = _line(data, coefficients), _freedom(len(coefficients))
-    root = np.sqrt(weights)
-    slope = np.maximum(data.link.slope(line), _LEAST_SLOPE)
-    design = (root * slope)[:, None] * data.terms * free
-    gaps = root * (data.values - data.link.value(line)) + design @ (coefficients / free)
-    return _Step(*_directions(design), gaps)
-
-
-def _height(data: _Data, weights: Array, ridge: float, coefficients: Array) -> float:
-    apart = data.values - data.link.value(_line(data, coefficients))
-    penalty = ridge * float(np.square(coefficients / _freedom(len(coefficients))).sum())
-    return float((weights * np.square(apart)).sum()) + penalty
-
-
-def _converged(data: _Data, weights: Array, ridge: float, coefficients: Array) -> Array:
+def _converged(problem: _Problem, root: Array, precision: float, coefficients: Array, tolerance: float) -> Array:
     """Return the coefficients at the end of Gauss-Newton's steps, begun at the best of three places."""
-    free = _freedom(len(coefficients))
-    starts = (coefficients, _straight(data, weights, ridge), np.zeros_like(coefficients))
-    coefficients = min(starts, key=lambda start: _height(data, weights, ridge, start))
-    height = _height(data, weights, ridge, coefficients)
+
+    def height(at: Array) -> float:
+        return float(np.square(root * problem.apart(at)).sum()) + precision * float(at @ at)
+
+    starts = (coefficients, _straight(problem, root, precision), np.zeros_like(coefficients))
+    coefficients = min(starts, key=height)
+    high = height(coefficients)
     for _ in range(_STEPS):
-        aim = free * _step(data, weights, coefficients).solved(ridge)
+        aim = problem.step(root, coefficients).solved(precision)
         share = 1.0
         for _ in range(_HALVINGS):
             moved = coefficients + share * (aim - coefficients)
-            lower = _height(data, weights, ridge, moved)
-            if lower <= height:
+            low = height(moved)
+            if low <= high:
                 break
             share /= 2
         else:
             return coefficients
-        done = height - lower <= _TOLERANCE * height
-        coefficients, height = moved, lower
+        done = high - low <= tolerance * high
+        coefficients, high = moved, low
         if done:
             break
     return coefficients
 
 
-def _straight(data: _Data, weights: Array, ridge: float) -> Array:
+def _straight(problem: _Problem, root: Array, precision: float) -> Array:
     """Return the coefficients of one weighted ridge fit of the line to where the values lie on it."""
-    line, free = data.link.start(data.values), _freedom(data.terms.shape[1])
-    root = np.sqrt(weights) * data.link.slope(line)
-    left, singular, right = _directions(root[:, None] * data.terms * free)
-    gains = singular / (np.square(singular) + ridge)
-    return np.asarray(free * (right @ (gains * (left.T @ (root * (line - data.offset))))))
+    line = problem.link.start(problem.values)
+    scales = root * problem.link.slope(line)
+    return _Step(*problem.directions(scales), scales * (line - problem.offset)).solved(precision)
 
 
 def _directions(design: Array) -> tuple[Array, Array, Array]:
-    """Return the singular directions (evaluations, rank), values (rank,) and (terms, rank) of a design."""
+    """Return the singular directions (evaluations, rank), values (rank,) and (columns, rank) of a design."""
     left, singular, right = np.linalg.svd(design, full_matrices=False)
-    held = singular > 1e-12 * singular.max(initial=1e-300)
+    held = singular > _LEAST_SINGULAR * singular.max(initial=1e-300)
     return left[:, held], singular[held], right[held].T
 
 
-def _misfit(data: _Data, weights: Array, ridge: float, coefficients: Array) -> float:
+def _misfit(problem: _Problem, coefficients: Array, leverages: Array) -> float:
     """Return the standard deviation of residuals that standard errors do not account for."""
-    squares = np.square(data.values - data.link.value(_line(data, coefficients)))
-    leverages = _step(data, weights, coefficients).leverages(ridge)
+    squares = np.square(problem.apart(coefficients))
     left = len(squares) - float(leverages.sum())
     if left < _LEAST_LEFT:  # nothing is left to judge by but how evaluations are predicted without themselves
-        squares, left = np.square(data.values - _left_out(data, coefficients, leverages)), float(len(squares))
-    noise = np.square(data.noise)
-    if not noise.any():
-        return math.sqrt(squares.sum() / left)
-    high = float(squares.sum() / left)
+        squares = np.square(problem.values - _left_out(problem, coefficients, leverages))
+        left = float(len(squares))
+    most = float(squares.sum()) / left
+    if not problem.noise.any():
+        return math.sqrt(most)
 
-    def excess(variance: float) -> float:
-        return float((squares / (noise + variance)).sum()) - left
+    def excess(power: float) -> float:
+        return float((squares / (np.square(problem.noise) + math.exp(power))).sum()) - left
 
-    lowest = 1e-12 * high
-    if high == 0 or excess(lowest) <= 0:
+    least = 2 * math.log(problem.floor)
+    if excess(least) <= 0:
         return 0.0
-    return math.sqrt(brentq(excess, lowest, high * len(squares)))
+    return math.exp(brentq(excess, least, math.log(most) + 1) / 2)
 
 
-def _left_out(data: _Data, coefficients: Array, leverages: Array) -> Array:
+def _left_out(problem: _Problem, coefficients: Array, leverages: Array) -> Array:
     """Return what each evaluation is predicted to be by the others, to first order on the line."""
-    line = _line(data, coefficients)
-    slope = np.maximum(data.link.slope(line), _LEAST_SLOPE)
+    line = problem.line(coefficients)
     share = leverages / np.maximum(1 - leverages, 1e-12)
-    return data.link.value(line - share * (data.values - data.link.value(line)) / slope)
+    return problem.link.value(line - share * problem.apart(coefficients) / problem.slope(line))
 
 
-def _described(data: _Data, variances: Array, ridge: float, coefficients: Array, misfit: float) -> Quadratic:
-    step = _step(data, variances.min() / variances, coefficients)
-    left_out = _left_out(data, coefficients, step.leverages(ridge))
-    apart = data.values - data.link.value(_line(data, coefficients))
-    total = float(np.square(data.values - data.values.mean()).sum())
-    dimensions = _dimensions(data.terms.shape[1])
+def _described(problem: _Problem, ridge: float, found: _Fit) -> Quadratic:
+    step, shares = found.step, problem.shares(found.misfit)
+    count = len(problem.basis)
+    coefficients = _freedom(count) * (problem.basis @ found.coefficients)
+    dimensions = _dimensions(count)
     row, column = np.triu_indices(dimensions)
     curvature = np.zeros((dimensions, dimensions))
     curvature[row, column] = coefficients[1 + dimensions :]
-    lost = np.square(data.values - left_out)
-    prior = ridge if len(step.singular) < len(coefficients) else 0.0
+    total = float(shares @ np.square(problem.values - shares @ problem.values)) if np.ptp(problem.values) else 0.0
+    lost = np.square(problem.values - found.left_out)
+    mean_lost, several = float(shares @ lost), len(lost) / max(len(lost) - 1, 1)
+    error_lost = math.sqrt(several * float(np.square(shares * (lost - mean_lost)).sum()))
+    precisions = np.square(step.singular) + ridge * problem.information
+    unknown = ridge * problem.information + (_LEAST_SINGULAR * step.singular.max()) ** 2
     return Quadratic(
-        link=data.link,
-        constant=data.offset + float(coefficients[0]),
+        link=problem.link,
+        constant=problem.offset + float(coefficients[0]),
         linear=coefficients[1 : 1 + dimensions],
         curvature=(curvature + curvature.T) / 2,
         ridge=ridge,
-        misfit=misfit,
-        r2=_explained(np.square(apart), total),
-        left_out=left_out,
-        r2_left_out=_explained(lost, total),
-        error_left_out=math.sqrt(lost.mean()),
-        _told=_Told(step.right, np.square(step.singular) + ridge, prior, float(variances.min())),
+        misfit=found.misfit,
+        r2=_explained(float(shares @ np.square(problem.apart(found.coefficients))), total),
+        left_out=found.left_out,
+        r2_left_out=_explained(mean_lost, total),
+        r2_error=error_lost / total if total > 0 else 0.0,
+        error_left_out=math.sqrt(mean_lost),
+        _told=_Told(
+            problem.basis @ step.right,
+            precisions,
+            unknown if len(step.singular) < count else 0.0,
+            float(problem.variances(found.misfit).min()),
+        ),
     )
 
 
-def _explained(squares: Array, total: float) -> float:
-    """Return 1 − Σ squares / total; of values that are all equal nothing is to explain."""
-    return 1 - float(squares.sum()) / total if total > 0 else float(not squares.any())
+def _explained(lost: float, total: float) -> float:
+    """Return the share of a variance that is not lost; of values that are all equal nothing is to explain."""
+    return 1 - lost / total if total > 0 else 1.0
 
 
 def _dimensions(terms: int) -> int:
