@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import statistics
 import time
 from pathlib import Path
@@ -107,6 +108,7 @@ def main() -> None:
     arguments.add_argument("trials", type=int)
     arguments.add_argument("--seeds", type=int, default=10)
     arguments.add_argument("--searchers", nargs="+", choices=SEARCHERS, default=list(SEARCHERS))
+    arguments.add_argument("--search-only", action="store_true", help="confirm no front: the grid's may be large")
     arguments.add_argument("--out", type=Path, default=Path("runs/searchers"))
     options = arguments.parse_args()
     out = options.out / f"{options.parents}-parents"
@@ -116,7 +118,8 @@ def main() -> None:
     found = json.loads(kept.read_text()) if kept.exists() else {}
     with make_display() as display, open_workers(prepared, display, None, lambda: None) as workers:
         bench = Bench(prepared, workers.pool, out / "responses")
-        corners, grid = of_grid(bench, options.parents)
+        splits = ["search"] if options.search_only else ["search", "confirmation"]
+        corners, grid = of_grid(bench, options.parents, splits)
         for seed in range(options.seeds):
             for name in options.searchers:
                 if f"{name} {seed}" not in found:
@@ -126,22 +129,24 @@ def main() -> None:
                     scores = [trial.objectives or {} for trial in told]
                     volume = bench.volume(scores, corners["search"])
                     recipes = bench.front([trial.genome for trial in told], scores)
-                    confirmed = bench.volume(bench.scores(recipes, "confirmation"), corners["confirmation"])
+                    confirmed = math.nan
+                    if "confirmation" in splits:
+                        confirmed = bench.volume(bench.scores(recipes, "confirmation"), corners["confirmation"])
                     found[f"{name} {seed}"] = [volume, confirmed, seconds, len(recipes)]
                     kept.write_text(json.dumps(found, indent=0))
                 print(name, seed, found[f"{name} {seed}"], flush=True)
-    print(f"grid: hypervolume {grid['search']:.4f} in the search, {grid['confirmation']:.4f} confirmed")
+    print("grid: hypervolume " + ", ".join(f"{grid[split]:.4f} on {split} items" for split in splits))
     print(f"{options.trials} trials, {options.seeds} seeds   share of the grid's     least   confirmed       seconds")
     for name in options.searchers:
         rows = np.array([found[f"{name} {seed}"] for seed in range(options.seeds)])
-        shares, confirmed = 100 * rows[:, 0] / grid["search"], 100 * rows[:, 1] / grid["confirmation"]
+        shares, confirmed = 100 * rows[:, 0] / grid["search"], 100 * rows[:, 1] / grid.get("confirmation", math.nan)
         print(
             f"{name:<16} {told_as(shares)}%  {shares.min():6.1f}%  {told_as(confirmed)}%   "
             f"{statistics.median(rows[:, 2]):6.1f}"
         )
 
 
-def of_grid(bench: Bench, parents: int) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+def of_grid(bench: Bench, parents: int, splits: list[str]) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
     """Return the reference points and the hypervolumes of the grid's front, by split."""
     with (TABLES / f"zoo-{parents}.csv").open(encoding="utf-8", newline="") as file:
         rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
@@ -149,13 +154,13 @@ def of_grid(bench: Bench, parents: int) -> tuple[dict[str, dict[str, float]], di
     scores = [{name: row[name] for name in objectives} for row in rows]
     points = [{gene.name: row[gene.name.split(".")[0]] for gene in genes} for row in rows]
     references = [recipe for _, recipe in bench.prepared.reference_recipes.values()]
-    known = {split: bench.scores(references, split) for split in bench.evaluations}
+    known = {split: bench.scores(references, split) for split in splits}
     corners = {split: fronts.reference_point(each, bench.prepared.objectives) for split, each in known.items()}
-    confirmed = bench.scores(bench.front(points, scores), "confirmation")
-    return corners, {
-        "search": bench.volume(scores, corners["search"]),
-        "confirmation": bench.volume(confirmed, corners["confirmation"]),
-    }
+    volumes = {"search": bench.volume(scores, corners["search"])}
+    if "confirmation" in splits:
+        confirmed = bench.scores(bench.front(points, scores), "confirmation")
+        volumes["confirmation"] = bench.volume(confirmed, corners["confirmation"])
+    return corners, volumes
 
 
 def told_as(values: np.ndarray) -> str:

@@ -11,7 +11,11 @@ import click
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path), required=False)
 @click.option("--trial", type=click.IntRange(min=0), metavar="N", help="Export trial N instead of the pick.")
-@click.option("--pick", metavar="RULE", help="Pick anew among the confirmed: best-mean, knee, objective:NAME, trial:N.")
+@click.option(
+    "--pick",
+    metavar="RULE",
+    help="Pick anew among the confirmed: best-mean, knee, objective:NAME, prefer:NAME=WEIGHT,…, trial:N.",
+)
 @click.option("--push", metavar="REPO", help="Upload to the Hub repository NAMESPACE/NAME; re-run to resume an upload.")
 @click.option("--public", is_flag=True, help="Make the repository public; it is private otherwise.")
 @click.option("--dry-run", is_flag=True, help="Print the model card and write nothing.")

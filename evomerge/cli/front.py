@@ -31,17 +31,20 @@ def command(run: Path, prefer: str | None, as_json: bool) -> None:
     """Print the non-dominated trials of RUN, as far as it has come."""
     from evomerge.experiments.front_file import read_front, recipe_of
     from evomerge.experiments.run_folder import RunFolder
+    from evomerge.experiments.summarise_stages import check_last_began
 
     if prefer is not None:
         _print_preferred(run, prefer, as_json)
         return
     if as_json:
+        check_last_began(RunFolder(run))
         RunFolder(run).read_experiment()
         click.echo(json.dumps(read_front(RunFolder(run).front), indent=2, ensure_ascii=False))
         return
     from rich.console import Console
 
     from evomerge.experiments.summarise import summarise
+    from evomerge.reports import surrogates
     from evomerge.reports.tables import front_table, path_lines
 
     summary = summarise(run)
@@ -51,6 +54,10 @@ def command(run: Path, prefer: str | None, as_json: bool) -> None:
     table = front_table(summary.front, summary.objectives, pick=summary.pick, confirmed=summary.confirmed)
     recipes = {entry["trial"]: recipe_of(entry) for entry in read_front(RunFolder(run).front)}
     Console().print(table, *path_lines(recipes, summary.names))
+    if summary.surrogates:
+        click.echo("Surrogates")
+        for line in surrogates.lines(summary.surrogates, len(summary.complete), str(run)):
+            click.echo(f"  {line}")
 
 
 def _print_preferred(run: Path, prefer: str, as_json: bool) -> None:
@@ -62,10 +69,12 @@ def _print_preferred(run: Path, prefer: str, as_json: bool) -> None:
     from evomerge.experiments.journal import Journal
     from evomerge.experiments.preferences import read_preference
     from evomerge.experiments.run_folder import RunFolder
-    from evomerge.recipes import write_recipe
+    from evomerge.experiments.staging import whole
+    from evomerge.experiments.summarise_stages import check_last_began
+    from evomerge.recipes import write_recipes
 
     folder = RunFolder(run)
-    folder.read_experiment()
+    check_last_began(folder)
     objectives = Journal.read(folder.journal).objectives
     weights = read_preference(prefer, objectives)
     chosen, evaluated = answer(read_front(folder.front), read_amortized(folder.amortized), weights, objectives)
@@ -77,7 +86,8 @@ def _print_preferred(run: Path, prefer: str, as_json: bool) -> None:
     click.echo(_told(chosen))
     if evaluated is not None:
         click.echo(_told(evaluated).replace("# ", "# the best of those evaluated is ", 1))
-    click.echo(write_recipe(recipe_of({"recipe": chosen.recipe})), nl=False)
+    stages = whole(recipe_of({"recipe": chosen.recipe}), folder.read_written(), run)
+    click.echo(write_recipes(stages), nl=False)
 
 
 def _told(answer: Answer) -> str:

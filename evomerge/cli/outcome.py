@@ -31,15 +31,15 @@ def conclude(ended: Ended) -> None:
 
     from evomerge.cli import INTERRUPTED
     from evomerge.experiments.summarise import summarise
-    from evomerge.reports.html import write_report
+    from evomerge.experiments.write_reports import write_reports
     from evomerge.reports.tables import confirmation_table
 
     path = ended.folder.path
     if not ended.finished:
         click.echo(f"stopped after {ended.trials} of {ended.budget} trials; go on with: evomerge resume {path}")
         sys.exit(INTERRUPTED)
+    write_reports(path)
     summary = summarise(path)
-    write_report(summary, ended.folder.report)
     Console().print(confirmation_table(summary))
     for flag in summary.flags:
         click.secho(f"flag: {flag}", fg="yellow")

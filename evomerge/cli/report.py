@@ -11,11 +11,11 @@ import click
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Where to write it. [default: RUN/report.html]")
 def command(run: Path, out: Path | None) -> None:
-    """Write the report of RUN, finished or not: one HTML file that needs no network."""
-    from evomerge.experiments.run_folder import RunFolder
-    from evomerge.experiments.summarise import summarise
-    from evomerge.reports.html import write_report
+    """Write the report of RUN, finished or not: one HTML file that needs no network.
 
-    path = out or RunFolder(run).report
-    write_report(summarise(run), path)
-    click.echo(str(path))
+    Of a run that merges up a tree, the report of each merge is written in the merge's own folder, and linked.
+    """
+    from evomerge.experiments.write_reports import write_reports
+
+    for path in write_reports(run, out):
+        click.echo(str(path))

@@ -12,12 +12,15 @@ import click
 def command(run: Path) -> None:
     """Say where RUN stands: trials done, best so far, and what to do next."""
     from evomerge.experiments.summarise import summarise
-    from evomerge.reports import wording
+    from evomerge.reports import surrogates, tree, wording
     from evomerge.reports.estimates import cost, method
 
+    if _is_before_last_stage(run):
+        return
     summary = summarise(run)
     failed = f", {len(summary.failed)} failed" if summary.failed else ""
-    click.echo(f"{summary.name}: {summary.status}, {len(summary.trials)} of {summary.budget} trials{failed}")
+    whole = f" of the last merge ({sum(merge.done for merge in summary.tree)} in the tree)" if summary.tree else ""
+    click.echo(f"{summary.name}: {summary.status}, {len(summary.trials)} of {summary.budget} trials{failed}{whole}")
     for objective in summary.objectives:
         scored = [(t.objectives[objective.name], t) for t in summary.complete if t.objectives]
         if not scored:
@@ -39,6 +42,14 @@ def command(run: Path) -> None:
             click.echo(f"  {_trials(len(summary.front))} may be on the front, after estimates were revised")
     if summary.estimates:
         click.echo(f"  {method(summary.estimates)}\n  {cost(summary.estimates)}")
+    if summary.surrogates:
+        click.echo("  surrogates:")
+        for line in surrogates.lines(summary.surrogates, len(summary.complete), str(run)):
+            click.echo(f"    {line}")
+    if summary.tree:
+        click.echo("  the tree, and what was picked, on confirmation items:")
+        for line in tree.lines(summary):
+            click.echo(f"    {line}")
     following = {
         "running": "",
         "finished": f"evomerge export {run} OUT",
@@ -46,6 +57,28 @@ def command(run: Path) -> None:
     }
     if following[summary.status]:
         click.echo(f"next: {following[summary.status]}")
+
+
+def _is_before_last_stage(run: Path) -> bool:
+    """Say where a run in stages stands that has not begun the last one; return whether it is such a run."""
+    from evomerge.experiments import staging
+    from evomerge.experiments.run_folder import RunFolder
+    from evomerge.experiments.summarise_stages import earlier_stages
+
+    folder = RunFolder(run)
+    experiment = folder.read_written()
+    if folder.journal.exists() or not staging.is_staged(experiment):
+        return False
+    state = "running" if folder.is_running else "interrupted"
+    if staging.is_planned(experiment, run):
+        click.echo(f"{experiment.name}: {state}, before the last of its stages")
+        for line in earlier_stages(folder):
+            click.echo(f"  {line}")
+    else:
+        click.echo(f"{experiment.name}: {state}, before all parents are evaluated, which decides what is merged first")
+    if not folder.is_running:
+        click.echo(f"next: evomerge resume {run}")
+    return True
 
 
 def _trials(count: int) -> str:

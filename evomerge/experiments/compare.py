@@ -343,9 +343,9 @@ def _notes_on_cost(runs: Sequence[RunRecord], spent: Mapping[str, Sequence[int]]
     if cost == "trials" and len({run.is_estimated for run in runs}) > 1:
         estimated = names([run for run in runs if run.is_estimated])
         notes.append(f"A trial of {estimated} asks fewer items than one of the others: see also --cost items.")
-    staged = [run for run in runs if run.is_hybrid]
+    staged = [run for run in runs if run.is_staged]
     if staged:
-        notes.append(f"Of {names(staged)} only the second stage is compared; what the first one took is not counted.")
+        notes.append(f"Of {names(staged)} only the last stage is compared; what earlier ones took is not counted.")
     return notes
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evomerge.errors import ConfigError, Problem, RunError
-from evomerge.experiments import hybrid
+from evomerge.experiments import staging
 from evomerge.experiments.confirmation import Confirmation, read_confirmation
 from evomerge.experiments.journal import Journal, Trial
 from evomerge.experiments.run_folder import RunFolder
+from evomerge.experiments.summarise_stages import check_last_began
 from evomerge.searchers import ObjectiveSpec
 
 By = Literal["searcher", "name", "folder"]
@@ -32,7 +33,7 @@ class RunRecord:
         trials: the journal's.
         confirmation: of all these trials; None before that.
         budget: trials planned.
-        is_hybrid: whether the trials are those of a hybrid experiment's second stage.
+        is_staged: whether the trials are those of the last stage of several.
     """
 
     folder: str
@@ -43,7 +44,7 @@ class RunRecord:
     trials: tuple[Trial, ...]
     confirmation: Confirmation | None
     budget: int
-    is_hybrid: bool = False
+    is_staged: bool = False
 
     @property
     def seed(self) -> int:
@@ -91,6 +92,7 @@ def read_run(path: Path) -> RunRecord:
         RunError: there is none, or it has no trial yet.
     """
     folder = RunFolder(path)
+    check_last_began(folder)
     experiment = folder.read_experiment()
     journal = Journal.read(folder.journal)
     facts, trials = journal.facts(), tuple(journal.trials())
@@ -106,7 +108,7 @@ def read_run(path: Path) -> RunRecord:
         trials=trials,
         confirmation=confirmation if confirmation and confirmation.run_trials == len(trials) else None,
         budget=experiment.budget.trials,
-        is_hybrid=hybrid.space_of(folder.read_written()) is not None,
+        is_staged=staging.is_staged(folder.read_written()),
     )
 
 

@@ -19,11 +19,11 @@ from evomerge.experiments.preflight import Prepared, prepare
 from evomerge.experiments.run_card import card_of
 from evomerge.experiments.run_folder import RunFolder
 from evomerge.experiments.schema import PICK, PICKS
+from evomerge.experiments.summarise_stages import check_last_began, earlier_stages
 from evomerge.export.card_data import CardData
 from evomerge.export.folder import verify_loads, write_model
 from evomerge.fitness import Responses
-from evomerge.merging.to_folder import RECIPE
-from evomerge.recipes import NamedRecipe, Recipe, path_of, read_recipe
+from evomerge.recipes import Recipe, path_of
 
 # Log-likelihoods depend on the order of additions in the last digits; answers and choices must not.
 TOLERANCE = 1e-4
@@ -44,9 +44,10 @@ def choose(path: Path, *, trial: int | None, pick: str | None) -> int:
 
     Raises:
         ConfigError: no such trial, or it failed.
+        RunError: there is no run, or its last stage did not begin.
     """
     folder = RunFolder(path)
-    folder.read_experiment()
+    check_last_began(folder)
     if trial is not None and pick is not None:
         raise ConfigError(Problem("give either --trial or --pick"))
     if pick is not None and not PICK.match(pick):
@@ -81,15 +82,10 @@ def describe(path: Path, number: int) -> tuple[Prepared, Recipe, CardData]:
     else:  # a stage's recipes name models inside the run's folder, which may have been moved
         recipe = prepared.space.express(journal.trials()[number].genome)
     confirmation = read_confirmation(folder.confirmation)
-    stages = _stages(folder, recipe)
-    return prepared, recipe, card_of(prepared, journal, confirmation, number, recipe, stages)
-
-
-def _stages(folder: RunFolder, recipe: Recipe) -> tuple[NamedRecipe, ...]:
-    """Return the recipe of a run in stages with those of the earlier picks, so that it needs the parents alone."""
-    models = staging.merged_models(folder.read_written(), folder.path)
-    stages = staging.as_stages(recipe, models, {name: read_recipe(path / RECIPE) for name, path in models.items()})
-    return stages if len(stages) > 1 else ()
+    stages = staging.whole(recipe, folder.read_written(), folder.path)
+    several, before = stages if len(stages) > 1 else (), earlier_stages(folder)
+    card = card_of(prepared, journal, confirmation, number, recipe, several, before)
+    return prepared, recipe, card
 
 
 def export(path: Path, out: Path | None, number: int, report: Callable[[str], None] = lambda text: None) -> Exported:

@@ -112,9 +112,14 @@ def read_tree(path: Path) -> tuple[Node, ...]:
     """
     try:
         nodes = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(nodes, list) or not nodes:
+            raise ValueError("it lists no merges")
         return tuple(Node(**{**node, "objectives": tuple(node["objectives"])}) for node in nodes)
     except FileNotFoundError as error:
-        raise RunError(f"{path} does not exist: the run was stopped before its first trial; resume it") from error
+        raise RunError(
+            f"{path} does not exist: who is merged with whom is known once all parents are evaluated; wait if the run "
+            f"goes on, else `evomerge resume {path.parent}`"
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path} is damaged ({error}): start a new run") from error
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import EvomergeError, RunError, WorkerError
-from evomerge.experiments import calibration, fronts, nested, run_folder, staging
+from evomerge.experiments import calibration, fronts, hybrid, nested, run_folder, staging
 from evomerge.experiments.amortized import write_amortized
 from evomerge.experiments.confirmation import Answered, Confirmation, confirm, read_confirmation
 from evomerge.experiments.evaluations import Asked, Evaluations, FixedPlan
@@ -56,11 +56,10 @@ def start(experiment: ExperimentConfig, out: Path, display: Display, *, ray_addr
 
     What is raised before the first trial leaves nothing behind.
     """
-    existed = out.exists()
+    experiment, existed = staging.settled(experiment), out.exists()
     folder = run_folder.create(out)
     with folder.locked():
         # Written before the slow checks, so that a run killed at any later instant can be resumed.
-        experiment = staging.settled(experiment)
         run_folder.write_atomically(folder.experiment, write_experiment(experiment))
         try:
             for stage in staging.to_check(experiment):
@@ -82,8 +81,10 @@ def _in_stages(
         scores = _scores_of_parents(folder, prepared, display, ray_address)
         nodes = nested.plan(scores, prepared.objectives, experiment.budget.trials)
         run_folder.write_atomically(folder.tree, nested.write_tree(nodes))
+    spent, budget = 0, experiment.budget.trials
     for stage in staging.earlier(experiment, folder.path, [objective.name for objective in prepared.objectives]):
         if RunFolder(stage.folder).model.is_dir():
+            spent += stage.experiment.budget.trials
             continue
         display.note(stage.note)
         if RunFolder(stage.folder).experiment.exists():
@@ -91,10 +92,12 @@ def _in_stages(
         else:
             ended = start(stage.experiment, stage.folder, display, ray_address=ray_address)
         if not ended.finished:
-            return Ended(folder, False, ended.trials, experiment.budget.trials)
+            return Ended(folder, False, spent + ended.trials, budget)
+        spent += ended.trials
         export(stage.folder, None, choose(stage.folder, trial=None, pick=None), display.note)
     display.note(staging.last_note(experiment, folder.path))
-    return _carry_on(folder, prepare(folder.read_experiment(), out=folder.path), display, ray_address)
+    ended = _carry_on(folder, prepare(folder.read_experiment(), out=folder.path), display, ray_address)
+    return replace(ended, trials=spent + ended.trials, budget=budget)
 
 
 def _scores_of_parents(
@@ -153,9 +156,9 @@ def _undo(folder: RunFolder, existed: bool) -> None:
     if not existed:
         shutil.rmtree(folder.path)
         return
-    for made in (folder.responses, folder.banks):
+    for made in (folder.responses, folder.banks, folder.path / hybrid.FIRST, folder.path / nested.FOLDER):
         shutil.rmtree(made, ignore_errors=True)
-    for path in (folder.experiment, folder.journal, folder.front):
+    for path in (folder.experiment, folder.journal, folder.front, folder.tree):
         path.unlink(missing_ok=True)
 
 

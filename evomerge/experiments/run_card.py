@@ -34,16 +34,27 @@ def card_of(
     number: int,
     recipe: Recipe,
     stages: tuple[NamedRecipe, ...] = (),
+    before: Sequence[str] = (),
 ) -> CardData:
-    """Return what the card of trial ``number`` says; ``stages`` where its recipe is the last of several."""
+    """Return what the card of trial ``number`` says.
+
+    Args:
+        prepared: the parts of the run.
+        journal: the run's.
+        confirmation: the run's; None before it is finished.
+        number: of the trial.
+        recipe: the trial's.
+        stages: where the recipe is the last of several: all of them.
+        before: a line for each earlier stage of the run.
+    """
     experiment, facts = prepared.experiment, journal.facts()
     parents = models_of(stages) if stages else recipe.parents()
     return describe(
         recipe,
         experiment.name,
         folders=folders_of({reference: prepared.parents[reference] for reference in parents}),
-        nicknames={reference: nickname for nickname, reference in experiment.parents.items()},
-        search=_search(prepared, journal, facts, confirmation, number),
+        nicknames={ref: nickname for nickname, ref in (experiment.parents | experiment.also_score).items()},
+        search=dataclasses.replace(_search(prepared, journal, facts, confirmation, number), before=tuple(before)),
         objectives=tuple(ObjectiveInfo(o["name"], o["task"], o["metric"], o["direction"]) for o in facts["objectives"]),
         scores=_scores(confirmation, number),
         comparisons=_comparisons(confirmation, number),

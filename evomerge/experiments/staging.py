@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from evomerge.experiments import hybrid, nested
 from evomerge.experiments.schema import ExperimentConfig
-from evomerge.recipes import NamedRecipe, Recipe, parse_recipes, yaml
+from evomerge.recipes import NamedRecipe, Recipe, parse_recipes, read_recipe, yaml
 from evomerge.recipes.files import STAGE_BREAK, plain_data
 
 TREE = "tree.json"
@@ -42,6 +42,11 @@ def settled(experiment: ExperimentConfig) -> ExperimentConfig:
 def to_check(experiment: ExperimentConfig) -> tuple[ExperimentConfig, ...]:
     """Return what can be checked before any work: the experiment, or a hybrid's two stages."""
     return hybrid.stages(settled(experiment))
+
+
+def is_planned(experiment: ExperimentConfig, folder: Path) -> bool:
+    """Whether it is known what the stages are: up a tree, the parents' scores decide who is merged with whom."""
+    return not nested.is_nested(experiment) or (folder / TREE).is_file()
 
 
 def earlier(experiment: ExperimentConfig, folder: Path, names: Sequence[str]) -> Iterator[Stage]:
@@ -91,6 +96,37 @@ def merged_models(experiment: ExperimentConfig, folder: Path) -> dict[str, Path]
         nodes = nested.read_tree(folder / TREE)
         return {node.name: nested.model_of(folder, node.name) for node in nodes[:-1]}
     return {}
+
+
+def whole(recipe: Recipe, experiment: ExperimentConfig, folder: Path) -> tuple[NamedRecipe, ...]:
+    """Return a recipe of a run together with those of the earlier picks that it merges: it needs the parents alone.
+
+    Args:
+        recipe: of one of the run's trials.
+        experiment: as it was written.
+        folder: of the run, which may have been moved since the recipe was written.
+
+    Raises:
+        UnknownNameError: an earlier pick is no longer there.
+    """
+    from evomerge.merging.to_folder import RECIPE  # torch comes with it, and reading a run needs none
+
+    models = merged_models(experiment, folder)
+    own = set(experiment.references.values())
+    recipes = {name: _moved(read_recipe(path / RECIPE), models, folder, own) for name, path in models.items()}
+    return as_stages(_moved(recipe, models, folder, own), models, recipes)
+
+
+def _moved(recipe: Recipe, models: Mapping[str, Path], folder: Path, own: Container[str]) -> Recipe:
+    """Return the recipe with earlier picks where they are now, if it names them where the run once was."""
+    inside = {f"/{path.relative_to(folder.resolve()).as_posix()}": path for path in models.values()}
+    now = {
+        reference: str(path)
+        for reference in recipe.parents()
+        for end, path in inside.items()
+        if reference.endswith(end) and reference != str(path) and reference not in own
+    }
+    return Recipe.model_validate(plain_data(recipe, now)) if now else recipe
 
 
 def as_stages(recipe: Recipe, models: Mapping[str, Path], recipes: Mapping[str, Recipe]) -> tuple[NamedRecipe, ...]:

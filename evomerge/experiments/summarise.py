@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from evomerge.experiments import fronts
-from evomerge.experiments.confirmation import Confirmation, Confirmed, read_confirmation
+from evomerge.experiments import fronts, staging
+from evomerge.experiments.amortized import read_amortized
+from evomerge.experiments.confirmation import Confirmation, read_confirmation
 from evomerge.experiments.journal import Journal, Trial
 from evomerge.experiments.run_folder import RunFolder
-from evomerge.experiments.statistics import Estimate
+from evomerge.experiments.summarise_confirmed import confirmed_row
+from evomerge.experiments.summarise_stages import check_last_began, merges_of
+from evomerge.experiments.summarise_surrogates import surrogates
 from evomerge.experiments.tracker import Tracker, row
 from evomerge.fronts import Quality
-from evomerge.recipes import Recipe, write_recipe
+from evomerge.recipes import Recipe, write_recipes
 from evomerge.reports.summary import (
     Comparison,
-    ConfirmedRow,
     Interval,
     ObjectiveInfo,
     ReferenceRow,
@@ -34,10 +35,11 @@ def summarise(path: Path) -> RunSummary:
     """Return the summary of the run in ``path``, finished or not.
 
     Raises:
-        RunError: there is no run, or it holds nothing yet.
+        RunError: there is no run, it holds nothing yet, or its last stage did not begin.
         ConfigError: the scores are estimated, and the item banks are missing or damaged.
     """
     folder = RunFolder(path)
+    check_last_began(folder)
     experiment = folder.read_experiment()
     journal = Journal.read(folder.journal)
     facts, trials = journal.facts(), journal.trials()
@@ -52,6 +54,7 @@ def summarise(path: Path) -> RunSummary:
     front = tracker.front
     if confirmation and "estimation" in facts:  # estimates are revised in the light of later trials
         front = [trial for trial in trials if trial.number in confirmation.trials]
+    amortized = read_amortized(folder.amortized)
     summary = RunSummary(
         name=experiment.name,
         folder=str(path),
@@ -63,11 +66,11 @@ def summarise(path: Path) -> RunSummary:
         references=reference_rows(references),
         hypervolume=tracker.hypervolume,
         reference_point=corner,
-        confirmed=[_confirmed_row(r) for r in confirmation.rows] if confirmation else [],
+        confirmed=[confirmed_row(r) for r in confirmation.rows] if confirmation else [],
         pick=confirmation.pick if confirmation else None,
         pick_rule=confirmation.rule if confirmation else experiment.pick,
         comparisons=_comparisons(confirmation),
-        winner_recipe_yaml=write_recipe(Recipe.model_validate(confirmation.recipe)) if confirmation else None,
+        winner_recipe_yaml=_winner_recipe(folder, confirmation) if confirmation else None,
         names={reference: name for name, reference in experiment.references.items()},
         flags=flags(front, references),
         versions=facts.get("versions", {}),
@@ -76,6 +79,8 @@ def summarise(path: Path) -> RunSummary:
         budget=experiment.budget.trials,
         quality=_quality(tracker, trials),
         igd_plus=[(trial.number, trial.front["igd_plus"]) for trial in trials if "igd_plus" in trial.front],
+        surrogates=surrogates(amortized, trials) if amortized else None,
+        tree=merges_of(folder),
     )
     estimate = experiment.fitness.estimate
     if estimate is None:
@@ -85,6 +90,11 @@ def summarise(path: Path) -> RunSummary:
     hashes = {row.label: row.recipe_hash for row in confirmation.rows} if confirmation else {}
     found = estimates(summary, estimate, folder, facts, trials, hashes)
     return dataclasses.replace(summary, estimates=found)
+
+
+def _winner_recipe(folder: RunFolder, confirmation: Confirmation) -> str:
+    recipe = Recipe.model_validate(confirmation.recipe)
+    return write_recipes(staging.whole(recipe, folder.read_written(), folder.path))
 
 
 def _quality(tracker: Tracker, trials: Sequence[Trial]) -> Quality | None:
@@ -130,27 +140,6 @@ def flags(front: Sequence[Trial], references: Sequence[Mapping[str, Any]]) -> li
                         f"(parents: at most {usual:.0%})"
                     )
     return found
-
-
-def _confirmed_row(confirmed: Confirmed) -> ConfirmedRow:
-    return ConfirmedRow(
-        label=confirmed.label,
-        trial=confirmed.trial,
-        kind=confirmed.kind,  # type: ignore[arg-type]
-        objectives={
-            name: _interval(dataclasses.replace(e, value=confirmed.scores[name]))
-            for name, e in confirmed.intervals.items()
-        },
-        mean=_interval(confirmed.mean),
-        truncated=confirmed.truncated,
-        unextracted=confirmed.unextracted,
-    )
-
-
-def _interval(estimate: Estimate) -> Interval:
-    if not math.isfinite(estimate.low):  # a single item
-        return Interval(estimate.value, estimate.value, estimate.value, estimate.items)
-    return Interval(estimate.value, estimate.low, estimate.high, estimate.items)
 
 
 def _comparisons(confirmation: Confirmation | None) -> list[Comparison]:

@@ -228,7 +228,9 @@ def _comparisons(comparisons: Sequence[Comparison]) -> list[str]:
 def _search(search: SearchInfo) -> list[str]:
     failed = f", of which {search.failed_trials} failed" if search.failed_trials else ""
     lines = ["## The search", "", f"- search space: {search.search_space}"]
-    lines += [f"- searcher: {search.searcher}, seed {search.seed}", f"- trials: {search.trials}{failed}"]
+    lines += [f"- searcher: {search.searcher}, seed {search.seed}"]
+    lines += [f"- before: {line}" for line in search.before]
+    lines += [f"- trials: {search.trials}{failed}"]
     if search.front_size is not None:
         lines.append(f"- Pareto front: {search.front_size} trials")
     if search.trial is not None:
@@ -276,6 +278,8 @@ def _winners_curse(search: SearchInfo) -> str:
             f" The model was picked among the {search.front_size} of the front by its results on those same "
             "held-out items: a little of that optimism remains."
         )
+    if search.before:
+        text += " The picks of the searches before it were made on these items too, which adds to that."
     return text
 
 

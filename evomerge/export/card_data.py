@@ -120,6 +120,7 @@ class SearchInfo:
         shared_items: tasks whose items cannot be split (functions that declare none): confirmed on the same ones.
         trial: the number of the trial that this model is; ``pick`` says by which rule it was chosen.
         estimate: how scores were estimated; None where they are exact.
+        before: a line for each search whose pick this one merged.
     """
 
     search_space: str
@@ -134,6 +135,7 @@ class SearchInfo:
     confirmation_items: Mapping[str, int] = field(default_factory=dict)
     shared_items: tuple[str, ...] = ()
     estimate: EstimateInfo | None = None
+    before: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

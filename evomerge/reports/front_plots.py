@@ -20,6 +20,7 @@ View = tuple[dict[str, Any], dict[str, Any]]
 
 _GROUPS: dict[str, dict[str, Any]] = {  # in drawing order: the last lies on top
     "trials": {"color": COLOURS["trial"], "size": 6, "opacity": 0.65},
+    "predicted front": {"color": COLOURS["volume"], "size": 6, "symbol": "circle-open"},
     "front": {"color": COLOURS["front"], "size": 9},
     "base": {"color": COLOURS["base"], "size": 11, "symbol": "square"},
     "uniform merge": {"color": COLOURS["uniform"], "size": 12, "symbol": "x"},
@@ -56,10 +57,11 @@ def front_figures(summary: RunSummary) -> tuple[go.Figure, go.Figure | None]:
     """Return the plot on the search items and, once there is one, on the confirmation items.
 
     Estimated scores on the search items have their intervals drawn for the front; all trials' would hide each other.
+    The front that surrogates predict, which nobody evaluated, is drawn beside the evaluated one.
 
     With more than two objectives a menu on each figure chooses the pair that is drawn.
     """
-    searched, confirmed = _searched(summary), _confirmed(summary)
+    searched, confirmed = [*_searched(summary), *_predicted(summary)], _confirmed(summary)
     second = _plane(confirmed, summary.objectives, edge=False) if confirmed else None
     return _plane(searched, summary.objectives, edge=True), second
 
@@ -114,6 +116,11 @@ def _trial_point(trial: TrialRow, pick: int | None) -> _Point:
     drawn = group != "trials" and trial.standard_errors
     intervals = {name: trial.interval(name) for name in trial.standard_errors} if drawn else None
     return _Point(f"trial {trial.number}", group, trial.objectives or {}, intervals)
+
+
+def _predicted(summary: RunSummary) -> list[_Point]:
+    front = summary.surrogates.front if summary.surrogates else ()
+    return [_Point("predicted, never evaluated", "predicted front", objectives) for objectives in front]
 
 
 def _confirmed(summary: RunSummary) -> list[_Point]:

@@ -24,7 +24,7 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import YamlLexer
 
 from evomerge.recipes.path_text import path_in_words
-from evomerge.reports import estimates, wording
+from evomerge.reports import estimates, surrogates, tree, wording
 from evomerge.reports.front_plots import front_figures, profile_figure
 from evomerge.reports.importance import FEWEST_TRIALS, GeneImportance, importance, over_depth, without_depth
 from evomerge.reports.paths import path_figure, path_note, winner_recipe
@@ -99,6 +99,8 @@ def render_report(summary: RunSummary) -> str:
         gene_note=_gene_note(summary),
         winner=_winner(summary, figures),
         estimates=_estimates(summary, figures),
+        surrogates=_surrogates(summary, figures),
+        tree=_tree(summary),
         recipe=_yaml(summary.winner_recipe_yaml or ""),
         experiment=_yaml(summary.experiment_yaml),
         shares=_shares(summary),
@@ -175,7 +177,8 @@ def _figure_sections(summary: RunSummary, figures: Figures) -> dict[str, list[tu
     if len(summary.objectives) > 1:
         searched, confirmed = front_figures(summary)
         estimated = "; the scores are estimates, the front's with 95% intervals" if summary.estimates else ""
-        front.append((figures.add("front", searched), f"On the search items: every trial{estimated}"))
+        predicted = ", and the front that surrogates predict" if summary.surrogates else ""
+        front.append((figures.add("front", searched), f"On the search items: every trial{predicted}{estimated}"))
         if confirmed is not None:
             front.append((figures.add("confirmed", confirmed), "On the confirmation items: 95% intervals"))
     if len(summary.objectives) > 2:
@@ -277,6 +280,37 @@ def _estimates(summary: RunSummary, figures: Figures) -> dict[str, Any] | None:
         "abilities": estimates.ability_rows(found, summary.objectives),
         "ability_note": estimates.ability_note(found),
     }
+
+
+def _surrogates(summary: RunSummary, figures: Figures) -> dict[str, Any] | None:
+    """Return what the section on surrogates shows; None where there are none."""
+    found = summary.surrogates
+    if found is None:
+        return None
+    captions = surrogates.captions(found, summary.objectives)
+    drawn = [o for o in summary.objectives if o.name in captions]
+    return {
+        "outdated": wording.capital(surrogates.outdated(found, len(summary.complete))),
+        "columns": surrogates.columns(found),
+        "rows": surrogates.rows(found),
+        "doubts": surrogates.doubts(found),
+        "figures": [
+            (
+                figures.add(f"surrogates-{index}", surrogates.figure(found.foretold[o.name], summary.pick)),
+                captions[o.name],
+            )
+            for index, o in enumerate(drawn)
+        ],
+        "worst": surrogates.worst_rows(found),
+        "predicted": wording.capital(surrogates.predicted(found, summary.folder)),
+    }
+
+
+def _tree(summary: RunSummary) -> dict[str, Any] | None:
+    """Return what the section on a nested run's tree shows; None for other runs."""
+    if not summary.tree:
+        return None
+    return {"columns": [o.title for o in summary.objectives], "rows": tree.rows(summary)}
 
 
 def _yaml(text: str) -> Markup:

@@ -6,6 +6,7 @@ run, from one that is still going, and from made-up numbers in a test.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,6 +14,7 @@ from typing import Literal
 
 from evomerge.fronts import Quality
 from evomerge.search_spaces.genes import Genome
+from evomerge.searchers.surrogates.explanation import SurrogateFacts
 
 Direction = Literal["maximize", "minimize"]
 ReferenceKind = Literal["parent", "base", "uniform"]
@@ -223,6 +225,80 @@ class Estimates:
 
 
 @dataclass(frozen=True)
+class Foretelling:
+    """What an objective of a trial was foretold to be when it was asked, with the standard error, and its score."""
+
+    trial: int
+    foretold: float
+    standard_error: float
+    score: float
+
+    @property
+    def miss(self) -> float:
+        """The score minus what was foretold."""
+        return self.score - self.foretold
+
+    @property
+    def errors(self) -> float:
+        """How many standard errors the miss is large."""
+        if self.standard_error > 0:
+            return abs(self.miss) / self.standard_error
+        return math.inf if self.miss else 0.0
+
+    @property
+    def holds(self) -> bool:
+        """Whether the 95% interval of the prediction holds the score."""
+        return self.errors <= Z95
+
+
+@dataclass(frozen=True)
+class Surrogates:
+    """What the surrogates that a searcher fitted say, and how it turned out.
+
+    Args:
+        facts: how well each objective's surrogate fits.
+        front: the predicted objectives of points that nobody evaluated.
+        foretold: by objective, the trials that were predicted before they were evaluated, in order.
+    """
+
+    facts: Mapping[str, SurrogateFacts]
+    front: Sequence[Mapping[str, float]] = ()
+    foretold: Mapping[str, Sequence[Foretelling]] = field(default_factory=dict)
+
+    @property
+    def evaluations(self) -> int:
+        """How many the surrogates are fitted to."""
+        return max((facts.evaluations for facts in self.facts.values()), default=0)
+
+
+@dataclass(frozen=True)
+class MergeOfTwo:
+    """One merge in the tree of a nested run, which is a run of its own; the last of a tree is the run itself.
+
+    Args:
+        name: what the merges above call it.
+        left: a parent or another merge, as is ``right``.
+        right: see ``left``.
+        objectives: those that its trials are scored on.
+        done: trials finished.
+        budget: trials planned.
+        pick: the trial that it picked; None before.
+        confirmed: the pick on the confirmation items.
+        report: where its report lies, relative to that of the run; empty where it has none of its own.
+    """
+
+    name: str
+    left: str
+    right: str
+    objectives: Sequence[str]
+    done: int
+    budget: int
+    pick: int | None = None
+    confirmed: ConfirmedRow | None = None
+    report: str = ""
+
+
+@dataclass(frozen=True)
 class RunSummary:
     """A run, finished or not.
 
@@ -232,7 +308,8 @@ class RunSummary:
     ``flags`` are warnings in words; ``facts`` are label → text pairs shown as they are (seed, items).
     ``estimates`` is None where scores are exact, and before the items are chosen. ``quality`` is the front's after the
     last trial, None for a single objective; ``igd_plus`` holds (trial number, IGD+ up to that trial) where a front is
-    known.
+    known. ``surrogates`` is None unless the searcher fits any, and before it told of them. ``tree`` holds the merges of
+    a nested run, each after those that it merges.
     """
 
     name: str
@@ -259,6 +336,8 @@ class RunSummary:
     estimates: Estimates | None = None
     quality: Quality | None = None
     igd_plus: Sequence[tuple[int, float]] = ()
+    surrogates: Surrogates | None = None
+    tree: Sequence[MergeOfTwo] = ()
 
     @property
     def complete(self) -> list[TrialRow]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 from scipy.stats import qmc
 
 from evomerge.errors import ConfigError, Problem
+from evomerge.fronts import nondominated
 from evomerge.search_spaces.genes import Genome, Value
 from evomerge.searchers.base import SEARCHERS, ObjectiveSpec, SearcherConfig, SearcherEntry, Setting
 from evomerge.searchers.box import UnitBox
@@ -30,6 +31,7 @@ from evomerge.searchers.surrogates.quadratic import Quadratic, fit, terms_of
 from evomerge.searchers.surrogates.residuals import Corrected, corrected
 
 POPULATION, GENERATIONS = 100, 30  # of the optimizer, which begins with the last predicted front
+AMORTIZED = 500  # points of the front that is kept for asking: within 1e-3 of the surrogates' own
 ELSEWHERE = 256  # points beside the predicted front that may be uncertain enough to be worth a look
 Surrogate: TypeAlias = Quadratic | Corrected
 FEWEST = 2  # evaluations that a fit needs
@@ -62,7 +64,17 @@ class MapConfig(SearcherConfig):
         description="of bayesian: expected hypervolume improvement, or the paper's bins of directions",
     )
     rounds: int = Field(2, ge=1, description="batches that bins choose, before the predicted front is evaluated")
-    prefer: dict[str, float] = Field({}, description="of nested: how much each objective counts, 1 if left out")
+    prefer: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
+        {}, description="of nested: how much each objective counts, 1 if left out"
+    )
+
+    @model_validator(mode="after")
+    def _preference_is_needed(self) -> MapConfig:
+        if self.prefer and self.variant != "nested":
+            raise ValueError(
+                "prefer is of variant: nested; others answer any preference after the run (front --prefer)"
+            )
+        return self
 
 
 class MapSearcher:
@@ -142,7 +154,7 @@ class MapSearcher:
         surrogates = self.surrogates()
         if not surrogates:
             return None
-        front = self._predicted_front(surrogates, 0.0)
+        front = self._predicted_front(surrogates, 0.0, AMORTIZED)
         predictions = self._predictions(surrogates, np.array(self._points))
         return Explanation(
             {o.name: self._facts(surrogate) for o, surrogate in zip(self._objectives, surrogates, strict=True)},
@@ -188,7 +200,7 @@ class MapSearcher:
         means = self._gains(surrogates, candidates)
         rows = best_points(known, means, errors, count, seed) if len(candidates) else []
         if len(rows) < count:
-            others = np.setdiff1d(np.arange(len(candidates)), rows)
+            others = np.setdiff1d(np.flatnonzero(nondominated(means)), rows)
             also = spread_points(np.concatenate([known, means[rows]]), means[others], count - len(rows))
             rows += [int(row) for row in others[also]]
         chosen = candidates[rows]
@@ -196,7 +208,7 @@ class MapSearcher:
             chosen = np.concatenate([chosen, self._random(count - len(chosen), seed)])
         return [(prediction.genome, prediction) for prediction in self._predictions(surrogates, chosen)]
 
-    def _predicted_front(self, surrogates: Sequence[Surrogate], optimism: float) -> Array:
+    def _predicted_front(self, surrogates: Sequence[Surrogate], optimism: float, population: int = POPULATION) -> Array:
         """Return the points of the front of gains plus so many of their standard deviations."""
         values = np.array(self._values) * self._signs
         best = np.array(self._points)[np.argsort(-values.sum(1), kind="stable")]
@@ -210,7 +222,7 @@ class MapSearcher:
             np.concatenate([self._front, best])[:POPULATION],
             len(self._objectives),
             optimizer=self._config.optimizer,
-            population=POPULATION,
+            population=population,
             generations=GENERATIONS,
             seed=self._config.seed,
             settle=self._settled,

@@ -15,6 +15,7 @@ from evomerge.experiments.journal import Journal
 from evomerge.experiments.run import resume, start
 from evomerge.experiments.run_folder import RunFolder
 from evomerge.experiments.schema import ExperimentConfig, read_experiment
+from evomerge.experiments.staging import as_stages
 from evomerge.merging.stages import merge_stages
 from evomerge.recipes import PathStep, read_recipes, routed_recipe
 from evomerge.testing.tiny_experiment import SilentDisplay, tiny_experiment
@@ -96,7 +97,8 @@ def test_the_exported_recipe_needs_the_parents_alone(whole: Path, tmp_path: Path
 
 def test_a_path_without_the_merged_model_is_one_recipe() -> None:
     path = routed_recipe([PathStep("a", 0), PathStep("b", 1)])
-    assert hybrid.as_stages(path, "merged model", path)[0].recipe == path
+    models = {"merged": Path("merged model")}
+    assert [stage.recipe for stage in as_stages(path, models, {"merged": path})] == [path]
 
 
 def test_a_card_and_an_export_know_nothing_of_the_folder(whole: Path, tmp_path: Path) -> None:

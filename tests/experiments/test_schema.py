@@ -46,7 +46,10 @@ def test_all_problems_come_at_once_with_lines_and_nearest_names() -> None:
         (("parents: {math: zoo/math-en, ja: zoo/lang-ja}\n", ""), "missing field 'parents'"),
         (("ja: zoo/lang-ja", "base: zoo/lang-ja"), "'base' cannot name a model"),
         (("name: tiny", "name: ../tiny"), "e.yaml:1: name:"),
-        (("name: tiny", "pick: best"), "the pick must be best-mean, knee, objective:NAME, prefer:NAME=WEIGHT,… or trial:N"),
+        (
+            ("name: tiny", "pick: best"),
+            "the pick must be best-mean, knee, objective:NAME, prefer:NAME=WEIGHT,… or trial:N",
+        ),
         (("name: tiny", "name: tiny\nbudget: {trials: 0}"), "greater than or equal to 1"),
         (("name: tiny", "name: tiny\nname: other"), "the key 'name' is written twice"),
         (("name: tiny", "dtype: int4"), "e.yaml:1: dtype: 'int4' is not a valid value"),

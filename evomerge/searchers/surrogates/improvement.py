@@ -20,13 +20,14 @@ from evomerge.searchers.surrogates.links import Array
 
 PLACES = 2**12
 _MARGIN = 0.1  # beyond the range of what is reached and hoped for, as a share of it
-_EXACT = 1e-12  # standard deviation of a prediction that is taken at its word
+_EXACT = 1e-9  # standard deviation of a prediction that is taken at its word, as a share of all places' range
 
 
 def best_points(front: Array, means: Array, errors: Array, count: int, seed: int) -> list[int]:
     """Return the rows of up to ``count`` points that add the most hypervolume together, found one after the other.
 
-    Fewer are returned when further ones add nothing.
+    Fewer are returned when further ones add nothing. Hypervolumes are over a reference point a tenth of the range below
+    what is reached and hoped for (means plus errors) and not dominated.
 
     Args:
         front: gains that are reached, float64 (any, objectives), larger better.
@@ -36,15 +37,16 @@ def best_points(front: Array, means: Array, errors: Array, count: int, seed: int
         seed: of the places.
     """
     hoped = np.concatenate([front, means + errors])
-    hoped = hoped[nondominated(hoped)]  # below these, places tell points apart only as the front's ends
-    low, high = hoped.min(0), hoped.max(0)
-    margin = _MARGIN * np.maximum(high - low, 1e-12)
+    good = np.concatenate([front[nondominated(front)], hoped[nondominated(hoped)]])
+    low, high = good.min(0), good.max(0)
+    margin = np.where(high > low, _MARGIN * (high - low), 1.0)
     places = _places(low - margin, high + margin, seed)
     chances = _chances(means, errors, places)
     open_ = 1 - _chances(front, np.zeros_like(front), places).max(0, initial=0.0)
     chosen: list[int] = []
     for _ in range(count):
         added = chances @ open_
+        added[chosen] = 0  # a point evaluated twice gives the same value
         row = int(added.argmax())
         if added[row] <= 1e-9 * len(places):
             break
@@ -80,5 +82,5 @@ def _chances(means: Array, errors: Array, places: Array) -> NDArray[np.float64]:
     """Return the probability that each point dominates each place, (points, places)."""
     chances = np.ones((len(means), len(places)))
     for mean, error, place in zip(means.T, errors.T, places.T, strict=True):
-        chances *= ndtr((mean[:, None] - place) / np.maximum(error, _EXACT)[:, None])
+        chances *= ndtr((mean[:, None] - place) / np.maximum(error, _EXACT * np.ptp(place))[:, None])
     return chances
