@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
@@ -23,27 +21,18 @@ from evomerge.reports.comparison_table import (
     title,
     trials_text,
 )
-from evomerge.reports.html import Figures
+from evomerge.reports.html import Figures, environment_of, write_page
 
 
 def write_comparison(comparison: SearcherComparison, path: Path) -> Path:
     """Write the page to ``path`` in one step (a reader never sees half a file) and return it."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(render_comparison(comparison), encoding="utf-8")
-    os.replace(partial, path)
-    return path
+    return write_page(render_comparison(comparison), path)
 
 
 def render_comparison(comparison: SearcherComparison) -> str:
     """Return the comparison as one HTML page, about 5 MB, most of it the plotting library."""
     folder = Path(__file__).parent
-    environment = Environment(
-        loader=FileSystemLoader(folder),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = environment_of(folder)
     figures = Figures()
     has_surfaces = all(group.surface for group in comparison.groups)
     return environment.get_template("comparison.html.j2").render(

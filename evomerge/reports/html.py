@@ -67,22 +67,32 @@ class Figures:
 
 def write_report(summary: RunSummary, path: Path) -> Path:
     """Write the report to ``path`` in one step (a reader never sees half a file) and return it."""
+    return write_page(render_report(summary), path)
+
+
+def write_page(page: str, path: Path) -> Path:
+    """Write a page to ``path`` in one step and return it."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(render_report(summary), encoding="utf-8")
+    partial.write_text(page, encoding="utf-8")
     os.replace(partial, path)
     return path
 
 
-def render_report(summary: RunSummary) -> str:
-    """Return the report as one HTML page, about 5 MB, most of it the plotting library."""
-    folder = Path(__file__).parent
-    environment = Environment(
+def environment_of(folder: Path) -> Environment:
+    """Return what renders the templates in ``folder``: everything is escaped, and nothing may be missing."""
+    return Environment(
         loader=FileSystemLoader(folder),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def render_report(summary: RunSummary) -> str:
+    """Return the report as one HTML page, about 5 MB, most of it the plotting library."""
+    folder = Path(__file__).parent
+    environment = environment_of(folder)
     environment.filters.update(number=wording.number, share=wording.share, duration=wording.duration)
     figures = Figures()
     return environment.get_template("report.html.j2").render(

@@ -175,8 +175,6 @@ def test_the_optimum_is_that_of_curve_fit(link):
 @pytest.mark.parametrize(("count", "ridge"), [(30, 0.0), (30, 0.3), (9, 1e-3)])
 def test_the_weighted_optimum_with_ridge_is_that_of_least_squares(link, count, ridge):
     points, values = noisy(link, 3, count, 0.2)
-    if ridge == 0 and count < terms_of(3):
-        pytest.skip("not determined")
     errors = np.random.default_rng(2).uniform(0.01, 0.2, count)
     surrogate = fit(points, values, link, errors, ridge)
     trust = 1 / errors**2
