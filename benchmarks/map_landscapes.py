@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from evomerge.searchers.surrogates.explanation import SurrogateFacts
+from evomerge.searchers.surrogates.explanation import facts_of
 from evomerge.searchers.surrogates.links import Array
-from evomerge.searchers.surrogates.quadratic import Quadratic, fit, terms_of
+from evomerge.searchers.surrogates.quadratic import Quadratic, fit
 
 SWEEPS = {
     "GPT-2, task arithmetic": "modelpool__gpt2_classification__L125",
@@ -62,21 +62,6 @@ def landscapes(folder: Path) -> Iterator[Landscape]:
         points = (points - points.min(0)) / np.ptp(points, axis=0)
         for task in [field for field in rows[0] if not field[1:].isdigit() and field != "epoch"]:
             yield Landscape(models, task, points, _column(rows, task))
-
-
-def facts_of(surrogate: Quadratic, evaluations: int) -> SurrogateFacts:
-    """Return what a search would say of the surrogate."""
-    return SurrogateFacts(
-        link=surrogate.link.name,
-        evaluations=evaluations,
-        coefficients=terms_of(len(surrogate.linear)),
-        ridge=surrogate.ridge,
-        misfit=surrogate.misfit,
-        r2=surrogate.r2,
-        r2_left_out=surrogate.r2_left_out,
-        r2_error=surrogate.r2_error,
-        error_left_out=surrogate.error_left_out,
-    )
 
 
 def best_coefficients(landscape: Landscape, surrogate: Quadratic) -> tuple[float, float]:

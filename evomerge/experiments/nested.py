@@ -78,7 +78,7 @@ def plan(
         name: {o.name: (1 if o.direction == "maximize" else -1) * row[o.name] for o in objectives}
         for name, row in scores.items()
     }
-    owner = {o.name: max(gain, key=lambda name, objective=o.name: gain[name][objective]) for o in objectives}  # type: ignore[misc]
+    owner = {o.name: _best_at(o.name, gain) for o in objectives}
     own = {name: tuple(objective for objective, best in owner.items() if best == name) for name in gain}
     skill = {name: _mean([gain[name][o] for o in own[name] or list(owner)]) for name in gain}
     nodes: list[Node] = []
@@ -173,6 +173,10 @@ def _of(fitness: FitnessConfig, names: Sequence[str], wanted: Sequence[str]) -> 
     named = zip(fitness.objectives, names, strict=True)
     kept = tuple(objective.model_copy(update={"name": name}) for objective, name in named if name in wanted)
     return fitness.model_copy(update={"objectives": kept})
+
+
+def _best_at(objective: str, gain: Mapping[str, Mapping[str, float]]) -> str:
+    return max(gain, key=lambda name: gain[name][objective])
 
 
 def _mean(values: Sequence[float]) -> float:

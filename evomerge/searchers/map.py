@@ -23,7 +23,7 @@ from evomerge.searchers.box import UnitBox
 from evomerge.searchers.results import InFlight, objective_values
 from evomerge.searchers.surrogates.bins import uncertain_points
 from evomerge.searchers.surrogates.designs import DesignName, design
-from evomerge.searchers.surrogates.explanation import Explanation, Prediction, SurrogateFacts
+from evomerge.searchers.surrogates.explanation import Explanation, Prediction, facts_of
 from evomerge.searchers.surrogates.improvement import best_points, spread_points
 from evomerge.searchers.surrogates.links import Array, LinkName, suited
 from evomerge.searchers.surrogates.predicted_front import OptimizerName, predicted_front
@@ -157,23 +157,13 @@ class MapSearcher:
         front = self._predicted_front(surrogates, 0.0, AMORTIZED)
         predictions = self._predictions(surrogates, np.array(self._points))
         return Explanation(
-            {o.name: self._facts(surrogate) for o, surrogate in zip(self._objectives, surrogates, strict=True)},
+            {
+                o.name: facts_of(surrogate, len(self._points))
+                for o, surrogate in zip(self._objectives, surrogates, strict=True)
+            },
             self._predictions(surrogates, front),
             dict(zip(self._told, predictions, strict=True)),
             dict(self._foretold),
-        )
-
-    def _facts(self, surrogate: Quadratic) -> SurrogateFacts:
-        return SurrogateFacts(
-            surrogate.link.name,
-            len(self._points),
-            terms_of(self._box.dimensions),
-            surrogate.ridge,
-            surrogate.misfit,
-            surrogate.r2,
-            surrogate.r2_left_out,
-            surrogate.r2_error,
-            surrogate.error_left_out,
         )
 
     def _next_batch(self) -> list[tuple[dict[str, Value], Prediction | None]]:

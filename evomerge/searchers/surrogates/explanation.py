@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from evomerge.search_spaces.genes import Value
 from evomerge.searchers.surrogates.links import LinkName
+from evomerge.searchers.surrogates.quadratic import Quadratic, terms_of
 
 POOR = 0.5  # of the variance explained when an evaluation is left out: below, predictions say little
 
@@ -44,6 +45,21 @@ class SurrogateFacts:
         standard error. Few evaluations, or few misses that make most of the error, are no reason for trust.
         """
         return self.r2_left_out - self.r2_error < POOR
+
+
+def facts_of(surrogate: Quadratic, evaluations: int) -> SurrogateFacts:
+    """Return what is told of a surrogate that was fitted to so many evaluations."""
+    return SurrogateFacts(
+        link=surrogate.link.name,
+        evaluations=evaluations,
+        coefficients=terms_of(len(surrogate.linear)),
+        ridge=surrogate.ridge,
+        misfit=surrogate.misfit,
+        r2=surrogate.r2,
+        r2_left_out=surrogate.r2_left_out,
+        r2_error=surrogate.r2_error,
+        error_left_out=surrogate.error_left_out,
+    )
 
 
 @dataclass(frozen=True)
