@@ -18,6 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from evomerge.errors import ExportError
 from evomerge.export.contents import check_folder
+from evomerge.redaction import redact
 
 REPOSITORY_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 NOT_UPLOADED = [".*", "**/.*", "*.partial*", "*.tmp", "*.log"]
@@ -113,16 +114,9 @@ def _in_words(repo_id: str, token: str, resume: str = RESUME) -> Iterator[None]:
         raise
     except Exception as error:  # what it raises differs between versions and between transports
         chain = list(_chain(error))
-        message = mask(f"cannot push to {repo_id}: {_explain(chain, repo_id, resume)}", token)
-        leaks = any(mask(str(one), token) != str(one) for one in chain)
+        message = redact(f"cannot push to {repo_id}: {_explain(chain, repo_id, resume)}", [token])
+        leaks = any(redact(str(one), [token]) != str(one) for one in chain)
         raise ExportError(message) from (None if leaks else error)
-
-
-def mask(text: str, token: str = "") -> str:
-    """Return ``text`` with ``token``, and whatever looks like a Hub token, replaced."""
-    if token:
-        text = text.replace(token, "hf_***")
-    return re.sub(r"hf_[A-Za-z0-9]{8,}|hf_jwt_[\w.-]+", "hf_***", text)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

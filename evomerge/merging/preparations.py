@@ -77,17 +77,24 @@ class Preparations:
     def _from_file(self, file: Path, prepare: Callable[[], Any]) -> tuple[Any, bool]:
         """Return the state and whether it is mapped from a file."""
         with contextlib.suppress(OSError), _locked(file):
-            if not file.is_file():
-                state = prepare()
-                if num_bytes(state) <= SMALL:
-                    return state, False
-                try:
-                    _write(state, file)
-                except (OSError, RuntimeError):  # a full disk; torch reports it as a RuntimeError
-                    return state, False
-            os.utime(file)
-            return torch.load(file, mmap=True, weights_only=True), True
+            if file.is_file():
+                with contextlib.suppress(Exception):  # whatever is wrong with the file, it can be made again
+                    return _read(file), True
+            state = prepare()
+            if num_bytes(state) <= SMALL:
+                return state, False
+            try:
+                _write(state, file)
+            except (OSError, RuntimeError):  # a full disk; torch reports it as a RuntimeError
+                return state, False
+            return _read(file), True
         return prepare(), False
+
+
+def _read(file: Path) -> Any:
+    """Return the state in a file, mapped; nothing but tensors and the states that `prepared_state` marks is made."""
+    os.utime(file)
+    return torch.load(file, mmap=True, weights_only=True)
 
 
 def _write(state: Any, file: Path) -> None:

@@ -2,10 +2,12 @@
 
 from evomerge.recipes.files import (
     NamedRecipe,
+    pack_recipe,
     parse_recipe,
     parse_recipes,
     read_recipe,
     read_recipes,
+    unpack_recipe,
     write_recipe,
     write_recipes,
 )
@@ -58,6 +60,7 @@ __all__ = [
     "evaluate_setting",
     "find_stacks",
     "layer_of",
+    "pack_recipe",
     "parse_recipe",
     "parse_recipes",
     "path_of",
@@ -69,6 +72,7 @@ __all__ = [
     "stack_of",
     "stages_to_mergekit",
     "to_mergekit",
+    "unpack_recipe",
     "with_layer",
     "write_recipe",
     "write_recipes",

@@ -97,6 +97,20 @@ def write_recipe(recipe: Recipe) -> str:
     return yaml.dumps(plain_data(recipe))
 
 
+def pack_recipe(recipe: Recipe) -> str:
+    """Return the recipe as JSON for ``unpack_recipe``: written and read much faster than YAML, but not for people."""
+    return recipe.model_dump_json(exclude_defaults=True)
+
+
+def unpack_recipe(text: str) -> Recipe:
+    """Return the recipe that ``pack_recipe`` wrote; YAML is read as well.
+
+    Raises:
+        ConfigError: the YAML is no recipe.
+    """
+    return Recipe.model_validate_json(text) if text.startswith("{") else parse_recipe(text)
+
+
 def write_recipes(stages: Sequence[NamedRecipe]) -> str:
     """Return the stages as YAML that `parse_recipes` reads back, and mergekit's multi-stage tool reads too."""
     named = [{"name": stage.name} if stage.name else {} for stage in stages]

@@ -17,7 +17,7 @@ from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.utils import _xet
 
 from evomerge.errors import ExportError
-from evomerge.export.hub import mask, push
+from evomerge.export.hub import push
 from evomerge.testing.hub_server import READ_TOKEN, TOKEN, Fault, HubServer
 from evomerge.testing.tiny_models import tiny_family
 
@@ -285,7 +285,3 @@ def test_a_server_that_repeats_the_token_does_not_make_us_show_it(hub: HubServer
     with hub.failing(fault), pytest.raises(ExportError) as caught:
         push(model, REPO, token=TOKEN)
     assert TOKEN not in "".join(traceback.format_exception(caught.value))
-
-
-def test_tokens_are_masked_wherever_they_stand() -> None:
-    assert mask("Bearer hf_abcdefghij and s3cret", "s3cret") == "Bearer hf_*** and hf_***"

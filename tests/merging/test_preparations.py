@@ -68,6 +68,16 @@ def test_a_full_disk_keeps_the_state_in_memory(tmp_path, monkeypatch):
     assert len(calls) == 1
 
 
+def test_a_damaged_file_is_made_anew(tmp_path):
+    Preparations(tmp_path).get(("key",), list, big)
+    (file,) = tmp_path.glob(f"*{SUFFIX}")
+    whole = file.read_bytes()
+    for damaged in (b"", b"nonsense", whole[: len(whole) // 2]):
+        file.write_bytes(damaged)
+        assert torch.equal(Preparations(tmp_path).get(("key",), list, big)[0].tensor, big()[0].tensor)
+        assert file.stat().st_size == len(whole)
+
+
 def test_an_error_of_the_preparation_is_passed_on(tmp_path):
     with pytest.raises(ZeroDivisionError):
         Preparations(tmp_path).get(("key",), list, lambda: 1 / 0)
@@ -86,7 +96,7 @@ def test_the_folder_stays_below_its_limit_and_forgets_the_oldest(tmp_path, monke
     assert list(tmp_path.glob(f"*{SUFFIX}")) == [newest]
 
 
-def test_two_processes_share_one_computation(tmp_path):
+def test_processes_that_begin_at_once_share_one_computation(tmp_path):
     script = (
         "import sys, time, torch; from pathlib import Path\n"
         "from evomerge.merging.preparations import Preparations\n"
@@ -96,9 +106,9 @@ def test_two_processes_share_one_computation(tmp_path):
     )
     workers = [
         subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
+        for _ in range(4)
     ]
-    assert [worker.communicate(timeout=120)[0].strip() for worker in workers] == ["tensor(9999.)"] * 2
+    assert [worker.communicate(timeout=240)[0].strip() for worker in workers] == ["tensor(9999.)"] * 4
     assert len(list(tmp_path.glob("computed-*"))) == 1
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evomerge.errors import ConfigError, UnknownNameError
-from evomerge.recipes import Recipe, parse_recipe, read_recipe, write_recipe
+from evomerge.recipes import Recipe, pack_recipe, parse_recipe, read_recipe, unpack_recipe, write_recipe
 
 MINIMAL = "merge_method: linear\nmodels: [{model: a}, {model: b}]\n"
 
@@ -71,6 +71,9 @@ def test_what_is_written_reads_back_as_the_same_recipe(fields: dict[str, Any]) -
     assert again.hash == recipe.hash
     # Equality treats 1, 1.0 and True alike; what is written tells them apart.
     assert write_recipe(again) == write_recipe(recipe)
+    packed = unpack_recipe(pack_recipe(recipe))
+    assert (packed, packed.hash, write_recipe(packed)) == (recipe, recipe.hash, write_recipe(recipe))
+    assert unpack_recipe(write_recipe(recipe)) == recipe
 
 
 @given(contents(), st.randoms())
