@@ -33,6 +33,10 @@ class Generation:
     truncated: bool
 
 
+class FirstBatchDone(Exception):
+    """Ends an evaluation that only tries how many sequences fit; its argument is how many there were."""
+
+
 class ResidentLM(HFLM):
     """lm-eval's model class around a live model whose weights change between evaluations.
 
@@ -63,6 +67,7 @@ class ResidentLM(HFLM):
                 max_length=max_length,
                 softmax_dtype=torch.float32,
             )
+        self.only_first_batch = False
         self._max_length = self.max_length  # resolved once: the property reads the config at every call
         self._encodings: dict[tuple[str, bool | None], list[int]] = {}
         self._pairs: dict[tuple[str, str], tuple[list[int], list[int]]] = {}
@@ -105,11 +110,25 @@ class ResidentLM(HFLM):
             shared.setdefault((*context, *continuation[:-1]), []).append(index)
         order = sorted(shared, key=lambda tokens: (-len(tokens), tokens))
         answers: dict[int, tuple[float, bool]] = {}
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
+        for batch in self._batches(order):
             members = [shared[tokens] for tokens in batch]
             answers |= self._score_batch(batch, members, requests)
         return [answers[index] for index in range(len(requests))]
+
+    def use_batches_of(self, size: int) -> None:
+        """Set the number of sequences in a forward pass."""
+        self.batch_size_per_gpu = size
+
+    def _batches(self, order: Sequence[Any]) -> Iterator[Any]:
+        """Yield what is run together, the longest first.
+
+        Raises:
+            FirstBatchDone: that was all that was wanted.
+        """
+        for start in range(0, len(order), self.batch_size):
+            yield order[start : start + self.batch_size]
+            if self.only_first_batch:
+                raise FirstBatchDone(min(len(order), self.batch_size))
 
     def _score_batch(
         self, batch: Sequence[tuple[int, ...]], members: Sequence[Sequence[int]], requests: Sequence[Encoded]
@@ -184,8 +203,7 @@ class ResidentLM(HFLM):
             kwargs = dict(normalize_gen_kwargs(requests[indices[0]].args[1], self.max_gen_toks))
             prompts = {index: requests[index].args[0] for index in indices}
             order = sorted(indices, key=lambda index: (-len(self.tok_encode(prompts[index])), prompts[index]))
-            for start in range(0, len(order), self.batch_size):
-                batch = order[start : start + self.batch_size]
+            for batch in self._batches(order):
                 texts = self._generate_batch([prompts[index] for index in batch], kwargs)
                 answers |= dict(zip(batch, texts, strict=True))
         return [answers[index] for index in range(len(requests))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -72,7 +72,8 @@ class FitnessConfig(BaseModel):
 
     Attributes:
         objectives: one or more.
-        batch_size: sequences in one forward pass; scores in low precision depend on it, so it is fixed.
+        batch_size: sequences in one forward pass; ``auto`` finds one for each task by trying, when a run starts. Scores
+            in low precision depend on it, so a run keeps to what it began with. Halved where memory is short.
         max_length: longest sequence in tokens; the model's own limit when left out.
         search_items: cap on the items of each task that trials are evaluated on; all when left out.
         confirmation_items: cap on the items of each task that the front is confirmed on; all when left out.
@@ -84,7 +85,7 @@ class FitnessConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     objectives: tuple[ObjectiveConfig, ...] = Field(min_length=1)
-    batch_size: int = Field(default=64, ge=1)
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = 64
     max_length: int | None = Field(default=None, ge=2)
     search_items: int | None = Field(default=None, ge=1)
     confirmation_items: int | None = Field(default=None, ge=1)

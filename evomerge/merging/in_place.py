@@ -40,6 +40,7 @@ class InPlaceMerger:
         dtype: of the resident model ("float32", "bfloat16", "float16"); the base checkpoint's by default. The
             weights equal those of `merge_to_folder` bit for bit if this dtype holds the recipe's.
         device: where the model lives and merging runs.
+        spread: lay the model's layers over all GPUs of this process.
         prepared: what depends on the parents alone; shared with the other processes of this machine by default.
         like: a recipe that names the models and the vocabulary of those to come, where the models' own differ.
 
@@ -61,6 +62,7 @@ class InPlaceMerger:
         device: str = "cpu",
         prepared: Preparations | None = None,
         like: Recipe | None = None,
+        spread: bool = False,
     ) -> None:
         from transformers import GenerationConfig
 
@@ -69,7 +71,7 @@ class InPlaceMerger:
         self._preparations = prepared or Preparations(shared_folder())
         self._written: dict[str, tuple[Parents, Numbers]] = {}
         self._base, self._device = base, device
-        self._resident = ResidentModel(parents, base, dtype, device)
+        self._resident = ResidentModel(parents, base, dtype, device, spread=spread)
         self._router: Router | None = None
         self.layers: dict[str, Layers] = {}
         self.model: PreTrainedModel = self._resident.model
@@ -77,7 +79,8 @@ class InPlaceMerger:
         if (fields := generation_fields(like, parents.checkpoints)) is not None:
             self.model.generation_config = GenerationConfig.from_dict(fields)
         self.tokenizer = merged_tokenizer(like, parents.checkpoints)
-        self._on_device = OnDevice(torch.device(device))
+        self._spread = spread
+        self._on_devices: dict[torch.device, OnDevice] = {}
 
     @torch.no_grad()
     def merge(self, recipe: Recipe) -> None:
@@ -93,6 +96,8 @@ class InPlaceMerger:
         if self._router is not None:
             self._router.restore()
         path = path_of(recipe)
+        if path is not None and self._spread:
+            raise MergeError("a path through layers runs on one GPU: set workers.devices_per_worker to 1 or less")
         if path is None:
             seen = self._parents.viewed(recipe)
             self._merge([(recipe, seen, step) for step in seen.plan(recipe)])
@@ -152,7 +157,7 @@ class InPlaceMerger:
             chosen = numbers(recipe, step)
             if self._written.pop(step.name, None) != (seen, chosen):
                 out = target.buffer(chosen.out_dtype)
-                fetch = partial(self._on_device.tensor, seen)
+                fetch = partial(self._on(out.device).tensor, seen)
                 merge_tensor(chosen, step, seen, self._preparations, out=out, fetch=fetch)
                 if out is not target.whole:
                     target.write(out)
@@ -161,6 +166,12 @@ class InPlaceMerger:
         self._copy_tied(targets, written)
         if missing := {name for name, target in targets.items() if target.parts} - written:
             raise MergeError(f"the recipe leaves {len(missing)} tensors of the resident model unset: {min(missing)}")
+
+    def _on(self, device: torch.device) -> OnDevice:
+        """Return what hands out the parents' tensors where a part of the model lies."""
+        if device not in self._on_devices:
+            self._on_devices[device] = OnDevice(device)
+        return self._on_devices[device]
 
     def _copy_tied(self, targets: Mapping[str, Target], written: set[str]) -> None:
         """Fill names that are untied in the resident model, but tied in all of the recipe's parents."""

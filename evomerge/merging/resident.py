@@ -19,6 +19,7 @@ import torch
 from evomerge.checkpoints.skeleton import Skeleton, load_config, model_class, quiet, skeleton
 from evomerge.errors import CheckpointError, MergeError
 from evomerge.merging.parents import Parents
+from evomerge.merging.spread import spread_over_gpus
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -70,6 +71,7 @@ class ResidentModel:
         base: reference of the parent whose config and class it has.
         dtype: of its weights ("float32", "bfloat16", "float16"); the base checkpoint's by default.
         device: where it lives.
+        spread: lay its layers over all GPUs of this process.
 
     Attributes:
         model: the model, in eval mode.
@@ -81,7 +83,9 @@ class ResidentModel:
         MergeError: transformers cannot build the model from the base, or only with code that it brings along.
     """
 
-    def __init__(self, parents: Parents, base: str, dtype: str | None = None, device: str = "cpu") -> None:
+    def __init__(
+        self, parents: Parents, base: str, dtype: str | None = None, device: str = "cpu", *, spread: bool = False
+    ) -> None:
         self._dtype = getattr(torch, dtype) if dtype else usual_dtype(parents, base)
         references = list(parents.checkpoints)
         self.untied = parents.untied(references)
@@ -100,12 +104,10 @@ class ResidentModel:
             for seed, (name, tensor) in enumerate(tensors.items())
             if known is not None and known.name_of(name)[1] is not None and tensor.is_floating_point()
         }
-        built: Any = self.build({**tensors, **random})  # its stubs do not know that `to` takes a name
-        self.model: PreTrainedModel = built.to(device)
+        self.model: PreTrainedModel = _placed(self.build({**tensors, **random}), device, spread)
         self.targets = _find_targets(self.model, {**tensors, **random}, random, known)
         if self.targets is None and random:
-            built = self.build(tensors)
-            self.model = built.to(device)
+            self.model = _placed(self.build(tensors), device, spread)
         for name, target in (self.targets or {}).items():
             if name in random:
                 target.write(tensors[name])
@@ -143,6 +145,10 @@ class ResidentModel:
             raise MergeError(f"the parents lack weights that {self._class.__name__} has: {missing}")
         model.eval().requires_grad_(False)
         return model
+
+
+def _placed(model: Any, device: str, spread: bool) -> PreTrainedModel:
+    return spread_over_gpus(model) if spread else model.to(device)
 
 
 def usual_dtype(parents: Parents, base: str) -> torch.dtype:
@@ -185,7 +191,7 @@ def _find_targets(
     """Return checkpoint name → where it lies; None unless they cover the model, each number once."""
     state = model.state_dict(keep_vars=True)
     found: dict[str, Target] = {}
-    used: Counter[int] = Counter()
+    used: Counter[tuple[torch.device, int]] = Counter()
     for name, tensor in tensors.items():
         named = known.name_of(name)[0] if known else name
         if name in converted:
@@ -202,8 +208,8 @@ def _find_targets(
     return found if used == {place: count for place, count in every.items() if count} else None
 
 
-def _memory(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+def _memory(tensor: torch.Tensor) -> tuple[torch.device, int]:
+    return tensor.device, tensor.untyped_storage().data_ptr()
 
 
 def _search(source: torch.Tensor, state: Mapping[str, torch.Tensor], named: str) -> tuple[Part, ...]:

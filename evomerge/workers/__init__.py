@@ -1,8 +1,23 @@
 """The Ray pool of workers that merge and evaluate recipes."""
 
-from evomerge.workers.actor import Outcome, Worker, WorkerSpec
+from evomerge.workers.actor import Outcome, Ready, Worker, WorkerSpec
 from evomerge.workers.connection import connect
-from evomerge.workers.pool import Placement, Pool, place
+from evomerge.workers.placement import Node, Placement, may_grow, nodes, place
+from evomerge.workers.pool import Pool
 from evomerge.workers.states import WorkerPhase, WorkerState
 
-__all__ = ["Outcome", "Placement", "Pool", "Worker", "WorkerPhase", "WorkerSpec", "WorkerState", "connect", "place"]
+__all__ = [
+    "Node",
+    "Outcome",
+    "Placement",
+    "Pool",
+    "Ready",
+    "Worker",
+    "WorkerPhase",
+    "WorkerSpec",
+    "WorkerState",
+    "connect",
+    "may_grow",
+    "nodes",
+    "place",
+]

@@ -5,11 +5,20 @@ from __future__ import annotations
 import os
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from queue import LifoQueue
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Literal
+
+from evomerge.redaction import redact
+
+if TYPE_CHECKING:
+    pass
 
 Items = Mapping[str, Sequence[str]]
+SPARE = 1.5  # a second resident model is kept if so many times its bytes are free
 
 
 @dataclass(frozen=True)
@@ -24,6 +33,8 @@ class WorkerSpec:
         device: ``cpu`` or ``cuda``.
         threads: CPU threads for torch.
         like: a recipe (YAML) that names the models and the vocabulary of those to come.
+        devices: GPUs of the worker: a part of one, one, or several that share the model's layers.
+        overlap: merge the next recipe into a second model while one is evaluated, where memory allows.
     """
 
     references: Mapping[str, str]
@@ -33,79 +44,175 @@ class WorkerSpec:
     device: Literal["cpu", "cuda"]
     threads: int
     like: str | None = None
+    devices: float = 1.0
+    overlap: bool = False
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A worker that is built. ``models`` is how many it keeps: as many recipes may be under way at once."""
+
+    name: str
+    node: str
+    node_id: str
+    device: str
+    models: int
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What became of one evaluation. ``responses`` (JSON) is None when it failed; ``error`` then holds the traceback.
 
-    ``worker_lost`` tells a failure of the worker's process from one of the recipe. Times are in seconds.
+    ``worker_lost`` tells a failure of the worker's process from one of the recipe, ``worker_broken`` that the process
+    lives but must be replaced. Times are in seconds, ``queue_seconds`` between question and answer besides those at
+    work; ``batch_size`` is the smallest that a task was run with.
     """
 
     responses: str | None
     error: str | None = None
     worker_lost: bool = False
+    worker_broken: bool = False
     seconds: float = 0.0
     merge_seconds: float = 0.0
     forward_seconds: float = 0.0
+    queue_seconds: float = 0.0
     worker: str = ""
     device: str = ""
     batch_size: int = 0
 
 
 class Worker:
-    """Merges recipes into one resident model and evaluates them; runs inside a Ray actor, or in this process."""
+    """Merges recipes into one resident model and evaluates them; runs inside a Ray actor, or in this process.
+
+    With ``overlap`` it keeps two models where memory allows, and `evaluate` may be called from two threads: while one
+    model is evaluated, the next recipe is merged into the other.
+    """
 
     def __init__(self, spec: WorkerSpec) -> None:
         import torch
 
         from evomerge.fitness import Fitness, FitnessConfig
-        from evomerge.merging import InPlaceMerger, Parents
-        from evomerge.recipes import parse_recipe
+        from evomerge.merging import Parents
 
         torch.set_num_threads(spec.threads)
         self.spec = spec
         self.fitness = Fitness(FitnessConfig.model_validate(spec.fitness))
-        parents = Parents.open(list(dict.fromkeys(spec.references.values())))
-        like = None if spec.like is None else parse_recipe(spec.like)
-        self.merger: Any = InPlaceMerger(parents, base=spec.donor, dtype=spec.dtype, device=spec.device, like=like)
+        self._parents = Parents.open(list(dict.fromkeys(spec.references.values())))
+        self._free: LifoQueue[Any] = LifoQueue()  # the last used first: it may hold the next recipe already
+        self._merging, self._evaluating = Lock(), Lock()
+        self.merger = self._built()
+        self._free.put(self.merger)
+        self._models = 1
+        if spec.overlap and self._has_room():
+            self._free.put(self._built())
+            self._models = 2
         self.name = f"{os.uname().nodename}:{os.getpid()}"
 
-    def ready(self) -> str:
-        """Return the worker's name once it is built."""
-        return self.name
+    def ready(self) -> Ready:
+        """Return who the worker is, once it is built."""
+        return Ready(self.name, os.uname().nodename, _node_id(), self._device, self._models)
 
-    def evaluate(self, recipe_yaml: str, items: Items, gold: Items) -> Outcome:
-        """Merge the recipe into the resident model and run it; never raises for the recipe's own faults.
+    def batch_sizes(self, items: Items) -> dict[str, int]:
+        """Return the batch size of each task, by trying, or from an earlier run of such a model on such a device."""
+        from evomerge.checkpoints import cache_folder
+        from evomerge.fitness.batch_sizes import Remembered
+
+        remembered = Remembered(cache_folder() / "batch-sizes")
+        with self._model() as merger, self._evaluating:
+            return self.fitness.batch_sizes(merger.model, merger.tokenizer, items, remembered)
+
+    def evaluate(self, recipe_yaml: str, items: Items, gold: Items, batch_sizes: Mapping[str, int]) -> Outcome:
+        """Merge the recipe into a resident model and run it; never raises for the recipe's own faults.
 
         Args:
-            recipe_yaml: what to merge.
+            recipe_yaml: what to merge; as YAML, or as ``pack_recipe`` writes it.
             items: by task, to respond to.
             gold: by task, to give the probability of the right answer for.
+            batch_sizes: by task, where the config leaves them to be found.
         """
-        from evomerge.recipes import parse_recipe
+        from evomerge.recipes import unpack_recipe
 
-        started = time.perf_counter()
+        self.fitness.use_batch_sizes(batch_sizes)
+        began = time.perf_counter()
+        waited = 0.0
         try:
-            self.merger.merge(parse_recipe(recipe_yaml))
-            merged = time.perf_counter()
-            responses = self.fitness.evaluate(self.merger.model, self.merger.tokenizer, items, gold)
-        except Exception:
-            return Outcome(None, traceback.format_exc(), seconds=time.perf_counter() - started, worker=self.name)
+            with self._model() as merger:
+                with self._merging:
+                    began = time.perf_counter()
+                    merger.merge(unpack_recipe(recipe_yaml))
+                    merged = time.perf_counter()
+                with self._evaluating:
+                    waited = time.perf_counter() - merged
+                    responses = self.fitness.evaluate(merger.model, merger.tokenizer, items, gold)
+        except Exception as error:
+            seconds = time.perf_counter() - began - waited
+            text = redact(traceback.format_exc())
+            return Outcome(None, text, worker_broken=_is_broken(error), seconds=seconds, worker=self.name)
         return Outcome(
             responses.to_json(),
-            seconds=time.perf_counter() - started,
-            merge_seconds=merged - started,
+            seconds=time.perf_counter() - began - waited,
+            merge_seconds=merged - began,
             forward_seconds=responses.forward_seconds,
             worker=self.name,
             device=self._device,
-            batch_size=self.fitness.config.batch_size,
+            batch_size=self.fitness.smallest_batch,
         )
+
+    @contextmanager
+    def _model(self) -> Iterator[Any]:
+        merger = self._free.get()
+        try:
+            yield merger
+        finally:
+            self._free.put(merger)
+
+    def _built(self) -> Any:
+        from evomerge.merging import InPlaceMerger
+        from evomerge.recipes import parse_recipe
+
+        like = None if self.spec.like is None else parse_recipe(self.spec.like)
+        return InPlaceMerger(
+            self._parents,
+            base=self.spec.donor,
+            dtype=self.spec.dtype,
+            device=self.spec.device,
+            like=like,
+            spread=self.spec.devices > 1,
+        )
+
+    def _has_room(self) -> bool:
+        import psutil
+        import torch
+
+        needed = SPARE * self.merger.model.get_memory_footprint()
+        if self.spec.device == "cuda":
+            return needed < min(torch.cuda.mem_get_info(n)[0] for n in range(torch.cuda.device_count()))
+        return needed < psutil.virtual_memory().available
 
     @property
     def _device(self) -> str:
         import torch
 
         if self.spec.device == "cuda":
-            return str(torch.cuda.get_device_name())
+            name = str(torch.cuda.get_device_name())
+            return name if self.spec.devices <= 1 else f"{self.spec.devices:g} x {name}"
         return f"cpu ({self.spec.threads} threads)"
+
+
+def _node_id() -> str:
+    import ray
+
+    return str(ray.get_runtime_context().get_node_id()) if ray.is_initialized() else ""
+
+
+def _is_broken(error: BaseException | None) -> bool:
+    """Whether an error leaves the process's GPU unusable: any that CUDA reports but a lack of memory."""
+    import torch
+
+    while error is not None:
+        if isinstance(error, torch.AcceleratorError) and not isinstance(error, torch.OutOfMemoryError):
+            return True
+        if isinstance(error, RuntimeError) and "CUDA error" in str(error) and "out of memory" not in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

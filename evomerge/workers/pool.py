@@ -1,52 +1,30 @@
-"""The pool: Ray actors, one a device, that evaluate recipes; a dead one is replaced and its recipe runs again."""
+"""The pool: Ray actors that evaluate recipes as they become free; they come and go, and what they leave is done again.
+
+Workers are built in the background and join when they are ready. One that dies, hangs, breaks its GPU or goes down with
+its machine is replaced, and its evaluation is given to another.
+"""
 
 from __future__ import annotations
 
+import math
+import time
 from collections import Counter, deque
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import ray
 
 from evomerge.errors import WorkerError
-from evomerge.workers.actor import Items, Outcome, Worker, WorkerSpec
+from evomerge.workers.actor import Items, Outcome, Ready, Worker, WorkerSpec
+from evomerge.workers.states import WorkerPhase, WorkerState
 
-BUILD_SECONDS = 600
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where the workers run."""
-
-    device: Literal["cpu", "cuda"]
-    workers: int
-    threads: int
-
-
-def place(devices: Literal["auto", "cpu", "cuda"], count: int | None, threads: int | None, trials: int) -> Placement:
-    """Choose device, number of workers and threads a worker from what Ray offers.
-
-    Raises:
-        WorkerError: more was asked for than there is.
-    """
-    resources = ray.cluster_resources()
-    gpus, cpus = int(resources.get("GPU", 0)), max(1, int(resources.get("CPU", 1)))
-    if devices == "cuda" and not gpus:
-        raise WorkerError("workers.devices is cuda, but Ray sees no GPU; use devices: cpu, or check nvidia-smi")
-    device: Literal["cpu", "cuda"] = "cuda" if gpus and devices != "cpu" else "cpu"
-    available = gpus if device == "cuda" else cpus
-    if count is not None and count > available:
-        raise WorkerError(f"workers.count is {count}, but there are only {available} {device} devices for workers")
-    needed = (count or 1) * (threads or 1)
-    if device == "cpu" and needed > cpus:
-        raise WorkerError(
-            f"{count or 1} workers of {threads} threads need {needed} cores, but there are {cpus}; "
-            "set a smaller workers.threads or workers.count"
-        )
-    if count is None:
-        count = min(available, max(1, trials), cpus // threads if threads and device == "cpu" else available)
-    return Placement(device, count, threads or max(1, cpus // count))
+BUILD_SECONDS = 600.0  # without any worker
+FEWEST_FAILED_BUILDS = 3  # in a row, before the pool gives up on more workers
+LOOK_SECONDS = 10.0  # between looks at whether there is room for more
+PATIENCE = 20.0  # an evaluation may take so many times the longest so far …
+LEAST_LIMIT = 600.0  # … and so many seconds in any case
 
 
 class Pool:
@@ -55,21 +33,68 @@ class Pool:
     Args:
         spec: how to build a worker.
         workers: how many.
-        retries: further tries of an evaluation whose worker died.
+        retries: further tries of an evaluation whose worker died, or that failed otherwise.
         report: called with a line of text when something worth knowing happens.
+        time_limit: seconds after which a worker hangs; None goes by the evaluations so far.
+        room: where machines may join and leave, how many workers there is room for now.
+
+    Attributes:
+        batch_sizes: by task, of evaluations to come, where the fitness leaves them to be found.
 
     Raises:
-        WorkerError: the workers cannot be built.
+        WorkerError: no worker can be built.
     """
 
-    def __init__(self, spec: WorkerSpec, workers: int, *, retries: int, report: Any = lambda text: None) -> None:
-        self.spec, self.size, self._retries, self._report = spec, workers, retries, report
-        gpus = 1 if spec.device == "cuda" else 0
-        self._actor = ray.remote(num_cpus=0 if gpus else spec.threads, num_gpus=gpus, max_restarts=0)(Worker)
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        workers: int,
+        *,
+        retries: int,
+        report: Callable[[str], None] = lambda text: None,
+        time_limit: float | None = None,
+        room: Callable[[], int] | None = None,
+    ) -> None:
+        self.spec, self._wanted, self._room = spec, workers, room
+        self._retries, self._report, self._time_limit = retries, report, time_limit
+        # A worker that merges ahead works on two recipes at once.
+        concurrency = {"max_concurrency": 2} if spec.overlap else {}
+        resources = {"num_cpus": 0, "num_gpus": spec.devices} if spec.device == "cuda" else {"num_cpus": spec.threads}
+        self._actor: Any = ray.remote(**resources, **concurrency, max_restarts=0)(Worker)  # type: ignore[call-overload]
+        self.batch_sizes: Mapping[str, int] = {}
+        self._members: list[_Member] = []
         self._waiting: deque[_Job] = deque()
-        self._running: dict[Any, tuple[_Job, Any]] = {}
         self._deaths: Counter[str] = Counter()
-        self._idle: list[Any] = self._build(workers)
+        self._errors: dict[str, list[str]] = {}
+        self._failed_builds, self._longest, self._looked = 0, 0.0, time.monotonic()
+        self._build(workers)
+        self._await_first()
+
+    @property
+    def size(self) -> int:
+        """How many workers are ready."""
+        return sum(member.ready is not None for member in self._members)
+
+    @property
+    def busy(self) -> int:
+        """The number of workers at work."""
+        return sum(bool(member.jobs) for member in self._members)
+
+    def states(self) -> tuple[WorkerState, ...]:
+        """Return what each worker is doing."""
+        return tuple(member.state() for member in self._members)
+
+    def find_batch_sizes(self, items: Items) -> dict[str, int]:
+        """Have one worker find the batch size of each task, before anything is submitted.
+
+        Raises:
+            WorkerError: it cannot.
+        """
+        member = next(member for member in self._members if member.ready is not None)
+        try:
+            return dict(ray.get(member.actor.batch_sizes.remote(items)))
+        except ray.exceptions.RayError as error:
+            raise WorkerError(f"no batch size could be found:\n{_reason(error)}") from error
 
     def submit(
         self, key: str, recipe_yaml: str, items: Items, gold: Items | None = None, *, ahead: bool = False
@@ -92,44 +117,47 @@ class Pool:
         self.dispatch()
 
     def next(self, timeout: float | None = None) -> tuple[str, Outcome] | None:
-        """Return the next finished evaluation, or None after ``timeout`` seconds (or when nothing runs).
+        """Return the next finished evaluation, or None after ``timeout`` seconds (or when there is nothing to do).
 
         The worker that it came from is idle until `dispatch`, `submit` or the next call of this, so that it can be
         asked for more of the same recipe.
 
         Raises:
-            WorkerError: a dead worker could not be replaced.
+            WorkerError: no worker is left, and none can be built.
         """
         self.dispatch()
-        if not self._running:
+        if not self._waiting and not self.busy:
             return None
-        ready, _ = ray.wait(list(self._running), num_returns=1, timeout=timeout)
+        self._keep_up()
+        events = {event: member for member in self._members for event in member.events()}
+        if not events:
+            raise WorkerError("all workers are gone, and none can be built; the reasons are above")
+        soonest = min(member.left(self._limit) for member in self._members)
+        ready, _ = ray.wait(list(events), num_returns=1, timeout=_sooner(timeout, soonest))
         if not ready:
+            return self._stop_hanging()
+        member = events[ready[0]]
+        if ready[0] == member.building:
+            self._welcome(member)
             return None
-        job, actor = self._running.pop(ready[0])
-        try:
-            outcome = ray.get(ready[0])
-            self._idle.append(actor)
-        except ray.exceptions.RayError as error:
-            return self._bury(job, actor, error)
-        return job.key, outcome
+        return self._receive(member, ready[0])
 
     def dispatch(self) -> None:
-        """Give what waits to the idle workers."""
-        while self._waiting and self._idle:
-            job, actor = self._waiting.popleft(), self._idle.pop()
-            self._running[actor.evaluate.remote(job.recipe_yaml, job.items, job.gold)] = (job, actor)
-
-    @property
-    def busy(self) -> int:
-        """The number of workers at work."""
-        return len(self._running)
+        """Give what waits to workers with nothing to do, then to those that can merge ahead."""
+        while self._waiting:
+            free = [member for member in self._members if member.ready and len(member.jobs) < member.ready.models]
+            if not free:
+                return
+            # The last one that finished comes first: it may hold the recipe.
+            member = min(free, key=lambda each: (len(each.jobs), -each.since))
+            job = self._waiting.popleft()
+            member.begin(member.actor.evaluate.remote(job.recipe_yaml, job.items, job.gold, self.batch_sizes), job)
 
     def close(self) -> None:
         """Stop the workers; evaluations in flight are dropped."""
-        for actor in [*self._idle, *(actor for _, actor in self._running.values())]:
-            ray.kill(actor)
-        self._idle, self._running = [], {}
+        for member in self._members:
+            ray.kill(member.actor)
+        self._members = []
         self._waiting.clear()
 
     def __enter__(self) -> Pool:
@@ -140,32 +168,129 @@ class Pool:
     ) -> None:
         self.close()
 
-    def _build(self, count: int) -> list[Any]:
-        actors: list[Any] = [self._actor.remote(self.spec) for _ in range(count)]
-        try:
-            ray.get([actor.ready.remote() for actor in actors], timeout=BUILD_SECONDS)
-        except ray.exceptions.GetTimeoutError as error:
-            raise WorkerError(
-                f"the workers were not ready after {BUILD_SECONDS} s; Ray has {ray.available_resources()} to offer"
-            ) from error
-        except ray.exceptions.RayError as error:
-            raise WorkerError(f"a worker could not be built:\n{_reason(error)}") from error
-        return actors
+    def _build(self, count: int) -> None:
+        for _ in range(count):
+            actor: Any = self._actor.remote(self.spec)
+            self._members.append(_Member(actor, actor.ready.remote()))
 
-    def _bury(self, job: _Job, actor: Any, error: Exception) -> tuple[str, Outcome] | None:
+    def _await_first(self) -> None:
+        """Wait for the first worker, whose faults are everybody's.
+
+        Raises:
+            WorkerError: none can be built.
+        """
+        try:
+            starting = {member.building: member for member in self._members}
+            ready, _ = ray.wait(list(starting), num_returns=1, timeout=BUILD_SECONDS)
+            if not ready:
+                raise WorkerError(
+                    f"no worker was ready after {BUILD_SECONDS:g} s; Ray has {ray.available_resources()} to offer"
+                )
+            try:
+                starting[ready[0]].joined(ray.get(ready[0]))
+            except ray.exceptions.RayError as error:
+                raise WorkerError(f"a worker could not be built:\n{_reason(error)}") from error
+        except WorkerError:
+            self.close()
+            raise
+
+    def _welcome(self, member: _Member) -> None:
+        """Let a worker that was being built join, or note why it cannot."""
+        try:
+            member.joined(ray.get(member.building))
+            self._failed_builds = 0
+        except ray.exceptions.RayError as error:
+            self._members.remove(member)
+            self._failed_builds += 1
+            self._report(f"a worker could not be built: {_reason(error).splitlines()[-1]}")
+            if self._failed_builds == FEWEST_FAILED_BUILDS:
+                self._report(f"{self._failed_builds} in a row: going on with {self.size}")
+            self._replace()
+
+    def _replace(self) -> None:
+        """Build workers until there are as many as wanted."""
+        if self._failed_builds < FEWEST_FAILED_BUILDS:
+            self._build(self._wanted - len(self._members))
+
+    def _keep_up(self) -> None:
+        """Where machines join and leave, have as many workers as there is room for."""
+        now = time.monotonic()
+        if self._room is None or now - self._looked < LOOK_SECONDS:
+            return
+        self._looked = now
+        room = max(1, self._room())
+        if room > self._wanted:
+            self._report(f"room for {room} workers now: starting {room - self._wanted} more")
+        self._wanted = room
+        for member in [m for m in self._members if m.ready is None][: max(0, len(self._members) - room)]:
+            self._members.remove(member)  # it waits for a machine that is gone
+            ray.kill(member.actor)
+        self._replace()
+
+    def _receive(self, member: _Member, event: Any) -> tuple[str, Outcome] | None:
+        """Take in what a worker sends: an outcome, or its death."""
+        try:
+            outcome: Outcome = ray.get(event)
+        except ray.exceptions.RayError as error:
+            return self._bury(member, _reason(error))
+        job = member.end(event, failed=outcome.responses is None)
+        if outcome.worker_broken:
+            self._report(f"a worker's GPU failed ({_last_line(outcome.error)}); replacing the worker")
+            self._discard(member)
+        if outcome.responses is not None:
+            self._longest = max(self._longest, outcome.seconds)
+            return job.key, outcome
+        if self._is_worth_another_try(job.key, _last_line(outcome.error)):
+            self._waiting.appendleft(job)
+            self.dispatch()
+            return None
+        return job.key, outcome
+
+    def _is_worth_another_try(self, key: str, error: str) -> bool:
+        """Whether a failure may pass: not if it comes again in the same words, and only so often."""
+        errors = self._errors.setdefault(key, [])
+        errors.append(error)
+        return len(errors) <= self._retries and error not in errors[:-1]
+
+    def _bury(self, member: _Member, reason: str) -> tuple[str, Outcome] | None:
         """Replace a dead worker; its evaluation goes back to the head of the queue, or has failed for good."""
-        ray.kill(actor)
-        self._deaths[job.key] += 1
+        job = next(iter(member.jobs.values()))
+        by_machine = _is_lost(member)
+        self._report(f"a worker died ({'its machine is gone' if by_machine else _first_line(reason)}); replacing it")
+        member.jobs.pop(next(iter(member.jobs)))
+        self._discard(member)
+        if not by_machine:
+            self._deaths[job.key] += 1
         deaths = self._deaths[job.key]
-        self._report(f"a worker died ({_reason(error).splitlines()[0]}); replaced it")
-        self._idle += self._build(1)
         if deaths <= self._retries:
             self._waiting.appendleft(job)
             self.dispatch()
             return None
         self.dispatch()
-        text = f"the worker's process died in each of {deaths} tries of this recipe; the last time: {_reason(error)}"
+        text = f"the worker's process died in each of {deaths} tries of this recipe; the last time: {reason}"
         return job.key, Outcome(None, text, worker_lost=True)
+
+    def _stop_hanging(self) -> tuple[str, Outcome] | None:
+        """Kill a worker whose evaluation takes too long."""
+        limit = self._limit
+        for member in self._members:
+            if member.left(limit) <= 0:
+                return self._bury(member, f"an evaluation took longer than {limit or 0:.0f} s")
+        return None
+
+    def _discard(self, member: _Member) -> None:
+        """Kill a worker; what else it had goes back to the head of the queue."""
+        ray.kill(member.actor)
+        self._members.remove(member)
+        self._waiting.extendleft(reversed(member.jobs.values()))
+        self._replace()
+
+    @property
+    def _limit(self) -> float | None:
+        """Seconds that an evaluation may take; None before anything is known of that."""
+        if self._time_limit is not None:
+            return self._time_limit
+        return max(LEAST_LIMIT, PATIENCE * self._longest) if self._longest else None
 
 
 @dataclass(frozen=True)
@@ -176,7 +301,73 @@ class _Job:
     gold: Items
 
 
+@dataclass(eq=False)
+class _Member:
+    """A worker: being built, or ready with the jobs that it was given, the one it works on first."""
+
+    actor: Any
+    building: Any
+    ready: Ready | None = None
+    jobs: dict[Any, _Job] = field(default_factory=dict)
+    since: float = field(default_factory=time.monotonic)
+    done: int = 0
+    failed: int = 0
+
+    def events(self) -> Iterator[Any]:
+        """Yield what to wait for."""
+        if self.ready is None:
+            yield self.building
+        yield from self.jobs
+
+    def joined(self, ready: Ready) -> None:
+        self.ready, self.since = ready, time.monotonic()
+
+    def begin(self, event: Any, job: _Job) -> None:
+        if not self.jobs:
+            self.since = time.monotonic()
+        self.jobs[event] = job
+
+    def end(self, event: Any, *, failed: bool) -> _Job:
+        self.since, self.done, self.failed = time.monotonic(), self.done + 1, self.failed + failed
+        return self.jobs.pop(event)
+
+    def left(self, limit: float | None) -> float:
+        """Return the seconds left to the job at work; infinite without one, or without a limit."""
+        return self.since + limit - time.monotonic() if self.jobs and limit is not None else math.inf
+
+    def state(self) -> WorkerState:
+        seconds = time.monotonic() - self.since
+        if self.ready is None:
+            return WorkerState("", "", "", "starting", seconds=seconds)
+        key = next((job.key for job in self.jobs.values()), "")
+        phase: WorkerPhase = "busy" if key else "idle"
+        return WorkerState(
+            self.ready.name, self.ready.node, self.ready.device, phase, key, seconds, self.done, self.failed
+        )
+
+
+def _is_lost(member: _Member) -> bool:
+    """Whether the worker's machine has left the cluster."""
+    return member.ready is not None and any(
+        node["NodeID"] == member.ready.node_id and not node["Alive"] for node in ray.nodes()
+    )
+
+
+def _sooner(timeout: float | None, left: float) -> float | None:
+    """Return how long to wait; None for as long as it takes."""
+    seconds = min(math.inf if timeout is None else timeout, left)
+    return None if seconds == math.inf else max(0.0, seconds)
+
+
 def _reason(error: Exception) -> str:
     """Return a Ray error without Ray's own frames where the cause is one of ours."""
     cause = getattr(error, "cause", None)
     return str(cause or error).strip() or type(error).__name__
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0]
+
+
+def _last_line(text: str | None) -> str:
+    return ((text or "").strip().splitlines() or [""])[-1]
