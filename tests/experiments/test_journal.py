@@ -124,7 +124,7 @@ def test_a_file_that_is_no_journal_is_refused(tmp_path: Path) -> None:
 def test_a_full_disk_is_reported_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "journal.log"
     opened = journal(path)
-    backend = opened._study._storage._backend  # type: ignore[attr-defined]
+    backend = opened._backend
     monkeypatch.setattr(backend, "_file_path", "/dev/full")
     with pytest.raises(RunError, match="No space left on device; free some space, then resume"):
         opened.append(trial(0), GENES)
