@@ -15,13 +15,12 @@ def command(name: str, overrides: tuple[str, ...]) -> None:
     """Check the experiment, recipe or search space NAME (a file or a shipped name) and all that it refers to."""
     kind, path = kind_of(name)
     if kind == "experiments":
-        from evomerge.experiments import staging
-        from evomerge.experiments.preflight import prepare
+        from evomerge.experiments.checks import check
         from evomerge.experiments.schema import read_experiment
 
-        checked = [prepare(stage) for stage in staging.to_check(read_experiment(path, overrides))]
+        checked = check(read_experiment(path, overrides))
         prepared = checked[0]
-        for warning in prepared.warnings:
+        for warning in dict.fromkeys(warning for stage in checked for warning in stage.warnings):
             click.secho(f"warning: {warning}", fg="yellow")
         counts = {s: sum(map(len, prepared.fitness.items(s).values())) for s in ("search", "confirmation")}
         genes = " and ".join(str(len(stage.space.genes)) for stage in checked)

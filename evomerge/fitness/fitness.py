@@ -6,23 +6,29 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evomerge.errors import ConfigError, EvomergeError, FitnessError, Problem
+from evomerge.fitness.batch_sizes import MOST, Remembered, free_memory, is_out_of_memory
 from evomerge.fitness.functions import FunctionTask
 from evomerge.fitness.isolation import isolated
-from evomerge.fitness.items import Pools, choose
+from evomerge.fitness.items import Item, Pools, choose
 from evomerge.fitness.language_model import ForwardClock, Resident
+from evomerge.fitness.lengths import Lengths, lengths_of
 from evomerge.fitness.metrics import Metric, resolve_metric
 from evomerge.fitness.objectives import FitnessConfig, Objective, ObjectiveConfig, Split, TaskSettings
+from evomerge.fitness.probing import probe
 from evomerge.fitness.responses import Responses, TaskResponses
 from evomerge.fitness.sources import load_task
 from evomerge.fitness.tasks import LmEvalTask
 from evomerge.library import SUFFIXES
 from evomerge.recipes.yaml import Key, dotted
+
+MODELS = 2  # of which a fitness keeps what it knows: one may be merged into while the other is evaluated
 
 
 class EvaluationTask(Protocol):
@@ -68,6 +74,7 @@ class Fitness:
     Attributes:
         objectives: in the order of the file.
         warnings: what is allowed but likely to mislead.
+        smallest_batch: the smallest batch size that a task of the last evaluation was run with; 0 before.
 
     Raises:
         ConfigError: every problem of every objective.
@@ -85,7 +92,9 @@ class Fitness:
         self._tasks: dict[str, EvaluationTask] = {}
         self._sources: dict[str, str] = {}
         self._caps: dict[str, int | None] = {}
-        self._resident: Resident | None = None
+        self._residents: list[Resident] = []
+        self._batch_sizes: dict[str, int] = {}
+        self.smallest_batch = 0
         problems: list[Problem] = []
         resolved: list[Objective] = []
         with isolated(config.seed):
@@ -179,6 +188,11 @@ class Fitness:
             chosen[key] = choose(task.pools[split], cap, self.config.seed)
         return chosen
 
+    def chosen(self, split: Split) -> dict[str, tuple[Item, ...]]:
+        """Return the items whose ids `items` returns."""
+        known = {task: {item.id: item for item in self._tasks[task].pools[split]} for task in self._tasks}
+        return {task: tuple(known[task][name] for name in names) for task, names in self.items(split).items()}
+
     def known_items(self, task: str, split: Split | None = None) -> frozenset[str]:
         """Return the ids of all items of a task, by its key, whatever the caps; of both splits if none is named."""
         pools = self._tasks[task].pools
@@ -195,6 +209,22 @@ class Fitness:
         """Return the first rendered prompt of each task; chat templates need a tokenizer to be applied."""
         with isolated(self.config.seed):
             return {key: task.prompt(tokenizer) for key, task in self._tasks.items()}
+
+    def lengths(self, tokenizer: Any, max_length: int, sample: int = 32) -> dict[str, Lengths]:
+        """Return how long inputs are, by task, from some of its search items; of functions that is not known.
+
+        Args:
+            tokenizer: of the model.
+            max_length: the model's own limit, where the config sets none.
+            sample: items of each task.
+        """
+        limit, found = self.config.max_length or max_length, {}
+        with isolated(self.config.seed):
+            for key, items in self.chosen("search").items():
+                task = self._tasks[key]
+                if isinstance(task, LmEvalTask):
+                    found[key] = lengths_of(task.requests(items[:sample], tokenizer), tokenizer, limit)
+        return found
 
     def problems(self, tokenizer: Any) -> list[Problem]:
         """Return why some task cannot be run with this tokenizer."""
@@ -241,6 +271,7 @@ class Fitness:
         self._check_known([*items, *gold])
         resident = self._keep(model, tokenizer)
         start = time.perf_counter()
+        self.smallest_batch = 0
         with isolated(self.config.seed), ForwardClock(model) as clock:
             tasks = {
                 key: self._respond(resident, key, items.get(key, ()), gold.get(key, ()))
@@ -255,23 +286,69 @@ class Fitness:
             raise FitnessError(f"no task {unknown[0]!r} in this fitness; its tasks: {', '.join(self._tasks)}")
 
     def _keep(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Resident:
-        """Return the resident model's record, the one from the last evaluation when it is the same model."""
-        known = self._resident
-        if known is None or known.model is not model or known.tokenizer is not tokenizer:
-            known = Resident(model, tokenizer, self.config.batch_size, self.config.max_length)
-        self._resident = known
-        return known
+        """Return the resident model's record, the one from an evaluation before when it is the same model."""
+        for known in self._residents:
+            if known.model is model and known.tokenizer is tokenizer:
+                return known
+        default = self.config.batch_size
+        made = Resident(model, tokenizer, MOST if default == "auto" else default, self.config.max_length)
+        self._residents = [*self._residents[1 - MODELS :], made]
+        return made
+
+    def batch_sizes(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        items: Mapping[str, Sequence[str]],
+        remembered: Remembered | None = None,
+    ) -> dict[str, int]:
+        """Return how many sequences a forward pass of each task takes, found by trying the longest of the items.
+
+        Empty where the config gives a number. Tasks that run no batches (Python functions) are left out.
+
+        Args:
+            model: of the size and dtype of those to come, on their device.
+            tokenizer: its tokenizer.
+            items: ids by task key.
+            remembered: sizes found before.
+
+        Raises:
+            FitnessError: unknown tasks or items, or an error inside the model.
+        """
+        if self.config.batch_size != "auto":
+            return {}
+        self._check_known(items)
+        resident = self._keep(model, tokenizer)
+        respond = {
+            key: partial(self._tasks[key].respond, resident, items[key], frozenset())
+            for key in items
+            if not isinstance(self._tasks[key], FunctionTask)
+        }
+        with isolated(self.config.seed):
+            return probe(resident, respond, self.config.max_length, remembered)
+
+    def use_batch_sizes(self, sizes: Mapping[str, int]) -> None:
+        """Run these tasks in batches of so many sequences, unless memory was too short for that before."""
+        for key, size in sizes.items():
+            self._batch_sizes.setdefault(key, size)
 
     def _respond(self, resident: Resident, key: str, items: Sequence[str], gold: Sequence[str]) -> TaskResponses:
+        """Return the responses to one task; with half the batch size, from now on, if memory is short."""
         filters = frozenset(o.metric.partition(",")[2] for o in self.objectives if o.task == key)
         task = self._tasks[key]
-        try:
-            responses = task.respond(resident, items, filters) if items else TaskResponses((), {})
-            return replace(responses, gold=task.gold(resident, gold)) if gold else responses
-        except FitnessError as error:
-            raise FitnessError(str(error) if key in str(error) else f"task {key!r}: {error}") from error
-        except Exception as error:
-            raise FitnessError(f"task {key!r}: the evaluation failed with {type(error).__name__}: {error}") from error
+        while True:
+            size = self._batch_sizes.get(key, resident.batch_size)
+            if not isinstance(task, FunctionTask):
+                resident.lm.use_batches_of(size)
+            try:
+                responses = task.respond(resident, items, filters) if items else TaskResponses((), {})
+                self.smallest_batch = min(size, self.smallest_batch or size)
+                return replace(responses, gold=task.gold(resident, gold)) if gold else responses
+            except Exception as error:
+                if isinstance(task, FunctionTask) or size == 1 or not is_out_of_memory(error):
+                    raise _told_of(error, key) from error
+            free_memory()  # the error, which held on to the batch, is gone only here
+            self._batch_sizes[key] = size // 2
 
     def score(self, responses: Responses) -> dict[str, float]:
         """Return each objective's value, in its own direction, by name.
@@ -299,3 +376,10 @@ class Fitness:
             keys = ", ".join(sorted(task.values))
             raise FitnessError(f"task {objective.task!r} gave no {objective.metric!r}; it gave: {keys}")
         return self._tasks[objective.task].metrics[objective.metric].score(task.values[objective.metric])
+
+
+def _told_of(error: Exception, key: str) -> FitnessError:
+    """Return an error inside a task as one that names it."""
+    if isinstance(error, FitnessError):
+        return FitnessError(str(error) if key in str(error) else f"task {key!r}: {error}")
+    return FitnessError(f"task {key!r}: the evaluation failed with {type(error).__name__}: {error}")

@@ -22,6 +22,7 @@ import importlib.util
 import math
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
@@ -30,7 +31,7 @@ from typing import Any
 import torch
 
 from evomerge.errors import FitnessError, Problem, UnknownNameError
-from evomerge.fitness.items import Item, Pools, content_hash, make_items, split_by_hash
+from evomerge.fitness.items import Item, Pools, content_hash, make_items, question_hash, split_by_hash
 from evomerge.fitness.language_model import Resident
 from evomerge.fitness.metrics import Metric
 from evomerge.fitness.responses import TaskResponses, Value
@@ -57,7 +58,8 @@ class FunctionTask:
         self.metrics: dict[str, Metric] = {}
         self._declares_items = declare is not None
         texts = self._declared(declare) if declare else [""]
-        items = make_items((text, content_hash(text)) for text in texts)
+        made = make_items((text, content_hash(text)) for text in texts)
+        items = tuple(replace(item, question=question_hash(item.doc)) for item in made)
         self.pools: Pools = {"search": items, "confirmation": items}
         if declare:
             self.pools = split_by_hash(items, confirmation_share)

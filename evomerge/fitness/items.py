@@ -17,12 +17,13 @@ from evomerge.fitness.objectives import Split
 
 @dataclass(frozen=True)
 class Item:
-    """One example: its id, its position in the data and the hash of its content."""
+    """One example: its id, its position in the data, the hash of its content and that of its question alone."""
 
     id: str
     index: int
     content: str
     doc: Any
+    question: str = ""
 
 
 Pools = dict[Split, tuple[Item, ...]]
@@ -32,6 +33,12 @@ def content_hash(content: Any) -> str:
     """Return 64 hex characters for what an item asks and expects (any JSON-like value)."""
     text = json.dumps(content, sort_keys=True, ensure_ascii=False, default=str)
     return sha256(text.encode()).hexdigest()
+
+
+def question_hash(question: Any) -> str:
+    """Return what is equal for questions that differ in nothing but white space and case; empty for what is no text."""
+    text = " ".join(question.split()).casefold() if isinstance(question, str) else ""
+    return sha256(text.encode()).hexdigest() if text else ""
 
 
 def make_items(docs: Iterable[tuple[Any, str]]) -> tuple[Item, ...]:

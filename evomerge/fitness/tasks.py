@@ -6,6 +6,7 @@ import copy
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy
@@ -17,10 +18,11 @@ from lm_eval.utils import handle_non_serializable, hash_string
 from evomerge.errors import FitnessError, Problem
 from evomerge.fitness.gold import Expected, expected_answers, probabilities, scores_in_its_own_way
 from evomerge.fitness.isolation import own_random_state
-from evomerge.fitness.items import Item, Pools, content_hash, make_items, separate, split_by_hash
+from evomerge.fitness.items import Item, Pools, content_hash, make_items, question_hash, separate, split_by_hash
 from evomerge.fitness.language_model import Resident, ResidentLM
 from evomerge.fitness.metrics import task_metrics
 from evomerge.fitness.objectives import TaskSettings
+from evomerge.fitness.public_benchmarks import benchmark_of, benchmark_warning
 from evomerge.fitness.responses import TaskResponses, Value
 
 FEW = 8  # items of each split, looked at before there is a model
@@ -76,15 +78,22 @@ class LmEvalTask:
 
     def warnings(self) -> list[Problem]:
         """Return what is allowed but likely to mislead."""
-        if self._task.OUTPUT_TYPE != "generate_until" or self._has_token_limit:
-            return []
-        what = f"task {self.key!r} sets no max_gen_toks: answers are cut off at lm-eval's default of 256 tokens"
-        return [Problem(what, "", "set `gen_kwargs: {max_gen_toks: ...}` for the objective")]
+        found = []
+        if self._task.OUTPUT_TYPE == "generate_until" and not self._has_token_limit:
+            what = f"task {self.key!r} sets no max_gen_toks: answers are cut off at lm-eval's default of 256 tokens"
+            found.append(Problem(what, "", "set `gen_kwargs: {max_gen_toks: ...}` for the objective"))
+        config = self._task.config
+        dataset, options = config.dataset_path or self._task.DATASET_PATH, config.dataset_kwargs or {}
+        benchmark = benchmark_of(dataset, self._searched, options.get("data_files"))
+        return found + ([] if benchmark is None else [benchmark_warning(self.key, benchmark, str(self._searched))])
 
     def _split(self, confirmation_share: float) -> Pools:
         """Return the pools: validation and test, else train and test, else the only split cut in two."""
         task = self._task
+        names = self._task.config
+        self._searched = names.test_split if task.has_test_docs() else names.validation_split
         if task.has_test_docs() and (task.has_validation_docs() or task.has_training_docs()):
+            self._searched = names.validation_split if task.has_validation_docs() else names.training_split
             search = task.validation_docs() if task.has_validation_docs() else task.training_docs()
             items = self._read(search)
             pools = separate(items, self._read(task.test_docs()))
@@ -98,7 +107,12 @@ class LmEvalTask:
         return pools
 
     def _read(self, docs: Any) -> tuple[Item, ...]:
-        return make_items((doc, content_hash(self._content(doc))) for doc in docs)
+        contents = [(doc, self._content(doc)) for doc in docs]
+        items = make_items((doc, content_hash(content)) for doc, content in contents)
+        return tuple(
+            replace(item, question=question_hash(content[0]) or item.content)
+            for item, (_, content) in zip(items, contents, strict=True)
+        )
 
     def _content(self, doc: Any) -> list[Any]:
         """Return what the document asks and expects: a copy under another row id has the same."""
@@ -118,6 +132,10 @@ class LmEvalTask:
 
     def prompt(self, tokenizer: Any = None) -> str:
         """Return the first search item's prompt, without the chat template when no tokenizer is given."""
+        return str(self.requests(self.pools["search"][:1], tokenizer)[0].args[0])
+
+    def requests(self, items: Iterable[Item], tokenizer: Any = None) -> list[Instance]:
+        """Return what a model is asked for items, without the chat template when no tokenizer is given."""
         template = tokenizer.apply_chat_template if tokenizer and self._settings.apply_chat_template else None
 
         def render(messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
@@ -125,7 +143,7 @@ class LmEvalTask:
             ending["continue_final_message"] = not add_generation_prompt
             return str(template(messages, tokenize=False, **ending))  # type: ignore[misc]
 
-        return str(self._requests(self.pools["search"][0], render if template else None)[0].args[0])
+        return [request for item in items for request in self._requests(item, render if template else None)]
 
     def training_items(self) -> tuple[Item, ...]:
         """Return the task's training examples; none if it has no such split."""
