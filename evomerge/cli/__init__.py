@@ -6,18 +6,21 @@ Exit codes: 0 done; 1 the work failed; 2 the input cannot be used; 130 interrupt
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 
 import click
 
 from evomerge import __version__
 from evomerge.errors import ConfigError, EvomergeError, UnknownNameError
+from evomerge.redaction import redact, redact_traceback
 
 FAILED, UNUSABLE, INTERRUPTED = 1, 2, 130
 
 # command → (module in evomerge.cli, one line of help); the module holds a click command named `command`.
 COMMANDS = {
     "run": ("run", "Launch a search experiment."),
+    "plan": ("plan", "Say what a run would take, and why it would be refused."),
     "resume": ("resume", "Go on with a run exactly where it stopped."),
     "status": ("status", "Say where a run stands."),
     "front": ("front", "Print the non-dominated trials of a run."),
@@ -75,12 +78,15 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; errors of ours become one message and an exit code, never a traceback."""
+    sys.excepthook = redact_traceback
     try:
         cli(standalone_mode=False)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        click.echo(redact(shown.getvalue()), nl=False, err=True)
         sys.exit(UNUSABLE)
     except (ConfigError, UnknownNameError) as error:
         _complain(error)
@@ -90,7 +96,7 @@ def main() -> None:
         sys.exit(FAILED)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        click.secho(f"error: {place}{error.strerror or error}", fg="red", err=True)
+        click.secho(redact(f"error: {place}{error.strerror or error}"), fg="red", err=True)
         sys.exit(FAILED)
     except (KeyboardInterrupt, click.Abort):
         click.secho("\nstopped", fg="yellow", err=True)
@@ -101,4 +107,4 @@ def _complain(error: EvomergeError) -> None:
     problems = getattr(error, "problems", ())
     head = f"{len(problems)} problems:\n" if len(problems) > 1 else ""
     click.secho("error: ", fg="red", bold=True, nl=False, err=True)
-    click.echo(head + str(error), err=True)
+    click.echo(redact(head + str(error)), err=True)

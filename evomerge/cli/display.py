@@ -15,10 +15,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from evomerge.redaction import redact
 from evomerge.reports import wording
-from evomerge.reports.progress import Display, Progress
+from evomerge.reports.progress import Display, Progress, WorkerRow
 from evomerge.reports.summary import ObjectiveInfo, ReferenceRow, TrialRow, best_parent
 from evomerge.reports.tables import front_table
+from evomerge.reports.worker_table import worker_table
 
 __all__ = ["Display", "LiveDisplay", "PlainDisplay", "Progress", "make_display"]
 
@@ -87,9 +89,12 @@ class PlainDisplay:
             self._shown, self._shown_at = progress.done, now
             self.note(self._line(trial, progress))
 
+    def workers(self, rows: Sequence[WorkerRow]) -> None:
+        """Print nothing: a log is no place for what passes, and lost workers are notes."""
+
     def note(self, text: str) -> None:
-        """Print ``text`` as it is."""
-        self._console.print(Text(text), soft_wrap=True, highlight=False)
+        """Print ``text`` as it is, without secrets."""
+        self._console.print(Text(redact(text)), soft_wrap=True, highlight=False)
 
     def finished(self, summary_line: str) -> None:
         """Print the closing line."""
@@ -134,6 +139,8 @@ class LiveDisplay:
         self._references: Sequence[ReferenceRow] = ()
         self._progress = Progress(done=0, budget=0)
         self._last_failure = ""
+        self._workers: Sequence[WorkerRow] = ()
+        self._workers_at = clock()
         self._live = Live(console=console, get_renderable=self.view, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> LiveDisplay:
@@ -165,12 +172,17 @@ class LiveDisplay:
         if trial.objectives is None:
             self._last_failure = f"trial {trial.number}: {_reason(trial)}"
 
+    def workers(self, rows: Sequence[WorkerRow]) -> None:
+        """Show the workers at the next redraw."""
+        self._workers, self._workers_at = rows, self._clock()
+
     def note(self, text: str) -> None:
-        """Print ``text`` above the view, where it stays."""
-        self._console.print(Text(text))
+        """Print ``text`` above the view, where it stays; without secrets."""
+        self._console.print(Text(redact(text)))
 
     def finished(self, summary_line: str) -> None:
-        """Leave the view as it is on the screen and print the closing line below it."""
+        """Leave the view on the screen, without the workers, and print the closing line below it."""
+        self._workers = ()
         self._live.transient = False
         self._live.stop()
         self._console.print(Text(summary_line, style="bold"))
@@ -187,6 +199,8 @@ class LiveDisplay:
                 *wording.front_measures(progress.spread, progress.igd_plus),
             ]
             parts.append(front_table(progress.front, self._objectives, limit=FRONT_ROWS, title=", ".join(title)))
+        if self._workers:
+            parts.append(worker_table(self._workers, later=self._clock() - self._workers_at))
         if self._last_failure:
             parts.append(Text(f"last failure: {self._last_failure}", style="red", no_wrap=True, overflow="ellipsis"))
         return Group(*parts)

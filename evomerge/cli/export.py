@@ -10,7 +10,12 @@ import click
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path), required=False)
-@click.option("--trial", type=click.IntRange(min=0), metavar="N", help="Export trial N instead of the pick.")
+@click.option(
+    "--trial",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Export trial N, or the confirmed prediction N, instead of the pick.",
+)
 @click.option(
     "--pick",
     metavar="RULE",
@@ -31,9 +36,9 @@ def command(
     """Write the winner of RUN to the folder OUT (default RUN/model), check it, and push it if asked.
 
     The folder loads with transformers alone. It is loaded again and asked the same items; its responses must equal
-    the trial's.
+    those that it gave in the run.
     """
-    from evomerge.experiments.export_run import choose, describe, export
+    from evomerge.experiments.export_run import choose, describe, export, label
     from evomerge.experiments.run_folder import RunFolder
     from evomerge.export.card import render_card
     from evomerge.export.hub import check_repo_id
@@ -50,12 +55,13 @@ def command(
         return
     folder = out or RunFolder(run).model
     if push and is_export_of(folder, run, number):
-        click.echo(f"{folder} holds trial {number} already")
+        click.echo(f"{folder} holds {label(run, number)} already")
     else:
         exported = export(run, out, number, click.echo)
         checked = exported.responses_checked
-        said = f"{checked} responses equal the trial's" if checked else "no stored responses to compare it with"
-        click.echo(f"{exported.folder}: trial {number}, {said}")
+        kind = exported.label.split()[0]
+        said = f"{checked} responses equal the {kind}'s" if checked else "no stored responses to compare it with"
+        click.echo(f"{exported.folder}: {exported.label}, {said}")
     if push:
         click.echo(upload(folder, push, private=not public))
 

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     "--json",
     "as_json",
     is_flag=True,
-    help="A list of {trial, genome, objectives, confirmed, recipe}, and standard_errors of estimates; with --prefer, "
-    "one object.",
+    help="A list of {trial, genome, objectives, confirmed, recipe}, and standard_errors of estimates; predicted "
+    "is true of confirmed points of the predicted front; with --prefer, one object.",
 )
 def command(run: Path, prefer: str | None, as_json: bool) -> None:
-    """Print the non-dominated trials of RUN, as far as it has come."""
-    from evomerge.experiments.front_file import read_front, recipe_of
+    """Print the non-dominated trials of RUN so far, and those points of a predicted front that it confirmed."""
+    from evomerge.experiments.front_file import label_of, read_front, recipe_of
     from evomerge.experiments.run_folder import RunFolder
     from evomerge.experiments.summarise_stages import check_last_began
 
@@ -45,15 +45,18 @@ def command(run: Path, prefer: str | None, as_json: bool) -> None:
 
     from evomerge.experiments.summarise import summarise
     from evomerge.reports import surrogates
-    from evomerge.reports.tables import front_table, path_lines
+    from evomerge.reports.tables import front_table, path_lines, predictions_table
 
     summary = summarise(run)
     if not summary.front:
         click.echo("no trial is finished yet")
         return
     table = front_table(summary.front, summary.objectives, pick=summary.pick, confirmed=summary.confirmed)
-    recipes = {entry["trial"]: recipe_of(entry) for entry in read_front(RunFolder(run).front)}
-    Console().print(table, *path_lines(recipes, summary.names))
+    recipes = {label_of(entry): recipe_of(entry) for entry in read_front(RunFolder(run).front)}
+    Console().print(table)
+    if summary.predictions:
+        Console().print(predictions_table(summary.predictions, summary.objectives, summary.pick))
+    Console().print(*path_lines(recipes, summary.names))
     if summary.surrogates:
         click.echo("Surrogates")
         for line in surrogates.lines(summary.surrogates, len(summary.complete), str(run)):
@@ -94,14 +97,14 @@ def _told(answer: Answer) -> str:
     from evomerge.reports import wording
 
     lines = []
-    if answer.trial is None:
-        lines.append("# predicted, never evaluated:")
-    else:
-        lines.append(f"# trial {answer.trial}, {answer.basis}:")
+    predicted = answer.evaluated is None
+    lines.append(f"# {answer.label}, {answer.basis if answer.trial is not None else 'never evaluated'}:")
     for name, value in answer.objectives.items():
         parts = [wording.number(value)]
         if name in answer.standard_errors:
             parts[0] += f" ± {wording.number(1.96 * answer.standard_errors[name])}"
+        if predicted and answer.trial is not None:
+            parts[0] += " predicted"
         if answer.evaluated is not None and answer.standard_errors:
             parts[0] += " by the surrogate"
             parts.append(f"{wording.number(answer.evaluated[name])} in the search")

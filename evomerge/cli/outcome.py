@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,19 @@ def resumable(path: Path) -> Iterator[None]:
         if (path / "experiment.yaml").exists():
             click.echo(f"\nstopped; go on with: evomerge resume {path}")
         raise
+
+
+def known_loggers(names: Sequence[str]) -> list[str]:
+    """Return the names of loggers that a user gave.
+
+    Raises:
+        UnknownNameError: there is no such logger.
+    """
+    from evomerge.loggers import LOGGERS
+
+    for name in names:
+        LOGGERS[name]
+    return list(names)
 
 
 def conclude(ended: Ended) -> None:

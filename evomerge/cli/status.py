@@ -9,10 +9,12 @@ import click
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-def command(run: Path) -> None:
-    """Say where RUN stands: trials done, best so far, and what to do next."""
+@click.option("--workers", "every_worker", is_flag=True, help="Show every worker of a run that goes on, not a few.")
+@click.option("--timings", "show_timings", is_flag=True, help="Say where the time went, and what limits the run.")
+def command(run: Path, every_worker: bool, show_timings: bool) -> None:
+    """Say where RUN stands: trials done, best so far, who works on what, and what to do next."""
     from evomerge.experiments.summarise import summarise
-    from evomerge.reports import surrogates, tree, wording
+    from evomerge.reports import surrogates, timings, tree, wording
     from evomerge.reports.estimates import cost, method
 
     if _is_before_last_stage(run):
@@ -50,6 +52,12 @@ def command(run: Path) -> None:
         click.echo("  the tree, and what was picked, on confirmation items:")
         for line in tree.lines(summary):
             click.echo(f"    {line}")
+    if show_timings:
+        click.echo("  where the time went:")
+        for line in timings.lines(summary.trials):
+            click.echo(f"    {line}")
+    if summary.status == "running":
+        _show_workers(run, every_worker)
     following = {
         "running": "",
         "finished": f"evomerge export {run} OUT",
@@ -57,6 +65,23 @@ def command(run: Path) -> None:
     }
     if following[summary.status]:
         click.echo(f"next: {following[summary.status]}")
+
+
+def _show_workers(run: Path, every_worker: bool) -> None:
+    """Print the latest news of the workers, wherever they run."""
+    from rich.console import Console
+    from rich.padding import Padding
+
+    from evomerge.experiments.run_folder import RunFolder
+    from evomerge.experiments.worker_watch import read_workers
+    from evomerge.reports import wording
+    from evomerge.reports.worker_table import ROWS, worker_table, workers_line
+
+    news = read_workers(RunFolder(run).workers)
+    if news is None or not news.rows:
+        return
+    click.echo(f"  workers {wording.duration(news.age)} ago: {workers_line(news.rows)}")
+    Console().print(Padding.indent(worker_table(news.rows, limit=None if every_worker else ROWS), 4))
 
 
 def _is_before_last_stage(run: Path) -> bool:

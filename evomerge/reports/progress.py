@@ -36,6 +36,26 @@ class Progress:
     igd_plus: float | None = None
 
 
+@dataclass(frozen=True)
+class WorkerRow:
+    """One worker: where it runs and what it does.
+
+    ``phase`` is ``starting``, ``idle`` or ``busy``, for ``seconds`` by now; ``work`` is what it is busy with
+    (``trial 12``). It finished ``done`` evaluations, ``per_minute`` of them a minute since it was there; ``failed`` of
+    them failed.
+    """
+
+    name: str
+    node: str
+    device: str
+    phase: str
+    work: str = ""
+    seconds: float = 0.0
+    done: int = 0
+    failed: int = 0
+    per_minute: float = 0.0
+
+
 class Display(Protocol):
     """Shows a run while it goes. Used as a context manager around ``started``, ``told``…, ``finished``."""
 
@@ -57,6 +77,9 @@ class Display(Protocol):
 
     def told(self, trial: TrialRow, progress: Progress) -> None:
         """Show the trial that was just told to the searcher and where the run stands."""
+
+    def workers(self, rows: Sequence[WorkerRow]) -> None:
+        """Show what each worker is doing now; no rows when the workers are gone. Called about twice a second."""
 
     def note(self, text: str) -> None:
         """Print a line that stays (a replaced worker, a phase that begins)."""

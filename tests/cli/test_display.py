@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from evomerge.cli.display import LiveDisplay, PlainDisplay, make_display
-from evomerge.reports.progress import Display, Progress
+from evomerge.reports.progress import Display, Progress, WorkerRow
 from evomerge.reports.summary import RunSummary, TrialRow
 from evomerge.testing.summaries import example_summary
 
@@ -168,3 +168,50 @@ def test_a_note_stays_above_the_live_view() -> None:
     with LiveDisplay(console) as display:
         display.note("a worker died and was replaced [1]")
     assert "a worker died and was replaced [1]" in file.getvalue()
+
+
+def workers_of(count: int) -> list[WorkerRow]:
+    """Workers that are busy for longer and longer; the last two are idle and starting."""
+    busy = [
+        WorkerRow(f"node-{k}:{k}", f"node-{k}", "cpu (1 threads)", "busy", f"trial {k}", float(k), 10, k % 2, 6.0)
+        for k in range(count - 2)
+    ]
+    idle = WorkerRow("node-z:1", "node-z", "NVIDIA H100", "idle", seconds=1.0)
+    return [*busy, idle, WorkerRow("", "", "", "starting", seconds=2.0)]
+
+
+@pytest.mark.parametrize(("count", "rest"), [(4, ""), (8, ""), (9, "and 1 more: 1 starting"), (64, "and 56 more")])
+def test_the_live_view_shows_at_most_eight_workers_and_counts_the_rest(count: int, rest: str) -> None:
+    console, file = console_of(terminal=False)
+    display = LiveDisplay(console)
+    display.workers(workers_of(count))
+    console.print(display.view())
+    text = file.getvalue()
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.count("trial ") + text.count("idle\n") <= 8
+    assert rest in text
+    assert ("more" in text) == bool(rest)
+    if count == 64:
+        assert "and 56 more: 54 busy, 1 idle, 1 starting" in text
+        assert all(f"trial {k} " in text for k in range(54, 62)), "those that are at it for longest"
+
+
+def test_what_a_worker_does_is_counted_on_between_polls_and_gone_at_the_end() -> None:
+    console, file = console_of(terminal=False)
+    now = [0.0]
+    display = LiveDisplay(console, clock=lambda: now[0])
+    display.workers([WorkerRow("a:1", "a", "cpu", "busy", "trial 3", 5.0, 4, 1, 2.5)])
+    now[0] = 60.0
+    console.print(display.view())
+    row = next(line for line in file.getvalue().splitlines() if line.startswith("a:1"))
+    assert row.split() == ["a:1", "cpu", "trial", "3", "1m05s", "4", "1", "2.5"]
+    display.workers([])
+    file.truncate(0)
+    console.print(display.view())
+    assert "trial 3" not in file.getvalue()
+
+
+def test_the_plain_display_prints_nothing_about_workers() -> None:
+    console, file = console_of(terminal=False)
+    PlainDisplay(console).workers(workers_of(4))
+    assert file.getvalue() == ""
