@@ -8,9 +8,9 @@ journal already holds are told to the fresh searcher as if they had just come in
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from evomerge.errors import RunError, WorkerError
 from evomerge.experiments.journal import Trial
@@ -18,6 +18,8 @@ from evomerge.recipes import Recipe
 from evomerge.search_spaces import SearchSpace
 from evomerge.search_spaces.genes import Genome, Value
 from evomerge.searchers import Searcher
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def search(
     space: SearchSpace,
     evaluator: Evaluator,
     *,
-    recorded: Sequence[Trial],
+    recorded: Iterable[Trial],
     record: Callable[[Trial], None],
     told: Callable[[Trial, int], None],
     budget: int,
@@ -55,7 +57,7 @@ def search(
     """Run trials until ``budget`` of them are told, or ``stop()``; return how many were told.
 
     Args:
-        recorded: the journal's trials, in ask order.
+        recorded: the journal's trials, in ask order; taken one by one, not before they are asked.
         record: called with each new trial before it is told.
         told: called after each trial is told, recorded ones included, with the number of candidates still open.
         in_flight: W, the number of candidates open at once.
@@ -65,40 +67,51 @@ def search(
         RunError: the searcher does not repeat the journal's genomes.
         WorkerError: every trial failed.
     """
-    open_candidates: deque[Candidate] = deque()
+    open_candidates: deque[tuple[dict[str, Value], Candidate | Trial]] = deque()
+    replay = iter(recorded)
+    known = next(replay, None)  # of the candidate that is asked next
     asked = done = 0
     while True:
-        while asked < budget and len(open_candidates) < in_flight and not (stop() and asked >= len(recorded)):
+        while asked < budget and len(open_candidates) < in_flight and (known is not None or not stop()):
             genome = searcher.ask()
             if genome is None:
                 break
-            candidate = Candidate(asked, genome, space.express(genome))
-            if asked >= len(recorded):
+            if known is None:
+                candidate = Candidate(asked, genome, space.express(genome))
                 evaluator.start(candidate.recipe, genome)
-            open_candidates.append(candidate)
+                open_candidates.append((genome, candidate))
+            else:
+                open_candidates.append((genome, known))
+                known = next(replay, None)
             asked += 1
         if not open_candidates:
             return done
-        candidate = open_candidates.popleft()
-        if candidate.number < len(recorded):
-            trial = _replayed(candidate, recorded[candidate.number])
-        else:
-            trial = evaluator.finish(candidate)
+        genome, opened = open_candidates.popleft()
+        if isinstance(opened, Candidate):
+            trial = evaluator.finish(opened)
             record(trial)
-        searcher.tell(candidate.genome, *(trial.alone if own else (trial.objectives, trial.standard_errors)))
+        else:
+            trial = _replayed(genome, opened)
+        searcher.tell(genome, *(trial.alone if own else (trial.objectives, trial.standard_errors)))
         done += 1
         told(trial, len(open_candidates))
 
 
-def _replayed(candidate: Candidate, trial: Trial) -> Trial:
-    if trial.genome != candidate.genome:
-        changed = next(g for g in candidate.genome if trial.genome.get(g) != candidate.genome[g])
+def _replayed(genome: Genome, trial: Trial) -> Trial:
+    if trial.genome != genome:
+        changed = next(g for g in genome if trial.genome.get(g) != genome[g])
         raise RunError(
             f"the journal's trial {trial.number} has {changed} = {trial.genome.get(changed)!r}, but the searcher now "
-            f"proposes {candidate.genome[changed]!r}: the experiment or a library changed since the run began. "
+            f"proposes {genome[changed]!r}: the experiment or a library changed since the run began. "
             "Restore experiment.yaml and the versions that the report names, or start a new run."
         )
     return trial
+
+
+def drained(trials: deque[T]) -> Iterator[T]:
+    """Yield ``trials`` in order and let go of each, as a long journal need not be held for the whole run."""
+    while trials:
+        yield trials.popleft()
 
 
 class AllFailed:

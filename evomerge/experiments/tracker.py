@@ -18,6 +18,8 @@ from evomerge.searchers import ObjectiveSpec
 class Tracker:
     """The state of a run that follows from its trials.
 
+    It keeps those on the front only: a run may have more trials than memory has room for.
+
     Args:
         objectives: what the trials are scored on.
         reference: the hypervolume's reference point.
@@ -28,7 +30,7 @@ class Tracker:
         self, objectives: Sequence[ObjectiveSpec], reference: Mapping[str, float], known: np.ndarray | None = None
     ) -> None:
         self.objectives, self.reference = tuple(objectives), dict(reference)
-        self.trials: list[Trial] = []
+        self.done = 0
         self.front: list[Trial] = []
         self.changed = False
         self.hypervolume: list[tuple[int, float]] = []
@@ -46,7 +48,7 @@ class Tracker:
 
     def add(self, trial: Trial) -> None:
         """Take in a trial; ``changed`` then says whether it entered the front."""
-        self.trials.append(trial)
+        self.done += 1
         self.changed = False
         if trial.objectives is None:
             self.failed += 1
@@ -64,15 +66,14 @@ class Tracker:
 
     def start_clock(self) -> None:
         """Count the pace from now on."""
-        self._started, self._new = time.monotonic(), len(self.trials)
+        self._started, self._new = time.monotonic(), self.done
 
     def progress(self, budget: int, in_flight: int, workers: int) -> Progress:
         """Return what a display shows."""
-        done = len(self.trials)
         elapsed = time.monotonic() - (self._started or time.monotonic())
-        pace = (done - self._new) / elapsed if elapsed > 0 else 0.0
+        pace = (self.done - self._new) / elapsed if elapsed > 0 else 0.0
         return Progress(
-            done=done,
+            done=self.done,
             budget=budget,
             failed=self.failed,
             in_flight=in_flight,
@@ -80,7 +81,7 @@ class Tracker:
             hypervolume=self.hypervolume[-1][1] if self.hypervolume else None,
             best=dict(self.best),
             per_minute=60 * pace,
-            seconds_left=(budget - done) / pace if pace > 0 else None,
+            seconds_left=(budget - self.done) / pace if pace > 0 else None,
             front=self._rows,
             spread=self.quality.spread,
             igd_plus=self.quality.igd_plus,
@@ -108,6 +109,10 @@ def row(trial: Trial, *, on_front: bool) -> TrialRow:
         seconds=trial.seconds,
         merge_seconds=trial.merge_seconds,
         forward_seconds=trial.forward_seconds,
+        queue_seconds=trial.queue_seconds,
+        driver_seconds=trial.driver_seconds,
+        wait_seconds=trial.wait_seconds,
+        workers=trial.workers,
         finished=trial.finished,
         error=trial.error,
         truncated=trial.truncated,

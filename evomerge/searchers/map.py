@@ -24,7 +24,7 @@ from evomerge.searchers.results import InFlight, objective_values
 from evomerge.searchers.surrogates.bins import uncertain_points
 from evomerge.searchers.surrogates.designs import DesignName, design
 from evomerge.searchers.surrogates.explanation import Explanation, Prediction, facts_of
-from evomerge.searchers.surrogates.improvement import best_points, spread_points
+from evomerge.searchers.surrogates.improvement import points_to_try
 from evomerge.searchers.surrogates.links import Array, LinkName, suited
 from evomerge.searchers.surrogates.predicted_front import OptimizerName, predicted_front
 from evomerge.searchers.surrogates.quadratic import Quadratic, fit, terms_of
@@ -58,6 +58,12 @@ class MapConfig(SearcherConfig):
     residuals: bool = Field(
         True,
         description="follow what quadratics miss where neighbours were missed too (kriging); false: as published",
+    )
+    confirm: int = Field(
+        20,
+        ge=0,
+        description="points of the predicted front that are confirmed after the search, besides the trials' front; "
+        f"it has at most {AMORTIZED}",
     )
     acquisition: Literal["improvement", "bins"] = Field(
         "improvement",
@@ -164,7 +170,17 @@ class MapSearcher:
             self._predictions(surrogates, front),
             dict(zip(self._told, predictions, strict=True)),
             dict(self._foretold),
+            self._worth_confirming(surrogates, front),
         )
+
+    def _worth_confirming(self, surrogates: Sequence[Surrogate], front: Array) -> tuple[int, ...]:
+        """Return the rows of a predicted front that the trials lack most, by what surrogates say of both."""
+        best = nondominated(np.array(self._values) * self._signs)
+        known = self._gains(surrogates, np.array(self._points)[best])
+        fresh = self._fresh(front)
+        means = self._gains(surrogates, front[fresh])
+        rows = points_to_try(known, means, np.zeros_like(means), self._config.confirm, self._config.seed)
+        return tuple(fresh[row] for row in rows)
 
     def _next_batch(self) -> list[tuple[dict[str, Value], Prediction | None]]:
         quadratics = self.surrogates()
@@ -182,18 +198,14 @@ class MapSearcher:
         self._front = self._predicted_front(surrogates, 0.0)
         if bayesian and not bins:
             hopeful = self._predicted_front(surrogates, 1.0)
-            candidates = self._fresh(np.concatenate([self._front, hopeful, self._random(ELSEWHERE, seed)]))
+            candidates = np.concatenate([self._front, hopeful, self._random(ELSEWHERE, seed)])
+            candidates = candidates[self._fresh(candidates)]
             errors = _uncertainties(surrogates, candidates)
         else:
-            candidates = self._fresh(self._front)
+            candidates = self._front[self._fresh(self._front)]
             errors = np.zeros((len(candidates), len(surrogates)))
         means = self._gains(surrogates, candidates)
-        rows = best_points(known, means, errors, count, seed) if len(candidates) else []
-        if len(rows) < count:
-            others = np.setdiff1d(np.flatnonzero(nondominated(means)), rows)
-            also = spread_points(np.concatenate([known, means[rows]]), means[others], count - len(rows))
-            rows += [int(row) for row in others[also]]
-        chosen = candidates[rows]
+        chosen = candidates[points_to_try(known, means, errors, count, seed)]
         if len(chosen) < count:
             chosen = np.concatenate([chosen, self._random(count - len(chosen), seed)])
         return [(prediction.genome, prediction) for prediction in self._predictions(surrogates, chosen)]
@@ -249,16 +261,16 @@ class MapSearcher:
         middles = (np.minimum(np.floor(points * counts), counts - 1) + 0.5) / counts
         return np.asarray(np.where(cells > 0, middles, points))
 
-    def _fresh(self, points: Array) -> Array:
-        """Return the points whose genomes were not asked yet, each genome once."""
+    def _fresh(self, points: Array) -> list[int]:
+        """Return the rows of points whose genomes were not asked yet, each genome once."""
         seen = set(self._asked)
-        kept = []
+        kept: list[int] = []
         for row, point in enumerate(points):
             key = tuple(self._box.genome(point).values())
             if key not in seen:
                 seen.add(key)
                 kept.append(row)
-        return points[kept]
+        return kept
 
 
 def _uncertainties(surrogates: Sequence[Surrogate], points: Array) -> Array:

@@ -6,9 +6,12 @@ Deb et al. 2002, *A fast and elitist multiobjective genetic algorithm: NSGA-II*;
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
+from optuna.distributions import BaseDistribution
 from optuna.samplers import NSGAIISampler, nsgaii
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field, model_validator
 
 from evomerge.searchers.base import SEARCHERS, SearcherConfig, SearcherEntry, Setting
@@ -47,6 +50,22 @@ class Nsga2Config(SearcherConfig):
         return self
 
 
+class Nsga2Sampler(NSGAIISampler):
+    """Optuna's sampler, for a study whose trials all have the same genes: it need not look for those in common."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._common: dict[str, BaseDistribution] = {}
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Return the distributions of all genes but constant ones, by name; none before there is a result."""
+        if not self._common:
+            finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            found = finished[0].distributions if finished else {}
+            self._common = {name: found[name] for name in sorted(found) if not found[name].single()}
+        return self._common
+
+
 def build_nsga2(config: Nsga2Config, setting: Setting) -> OptunaSearcher:
     """Return an NSGA-II searcher."""
     with quiet_optuna():
@@ -55,7 +74,7 @@ def build_nsga2(config: Nsga2Config, setting: Setting) -> OptunaSearcher:
             if config.crossover == "uniform"
             else CROSSOVERS[config.crossover]()
         )
-        sampler = NSGAIISampler(
+        sampler = Nsga2Sampler(
             population_size=config.population,
             crossover=crossover,
             crossover_prob=config.crossover_probability,

@@ -1,13 +1,15 @@
 """The loop: order of telling, replay, failures."""
 
 import random
+from collections import deque
 from collections.abc import Mapping
 
 import pytest
 
 from evomerge.errors import RunError, WorkerError
+from evomerge.experiments.identity import usual_in_flight
 from evomerge.experiments.journal import Trial
-from evomerge.experiments.loop import AllFailed, Candidate, search
+from evomerge.experiments.loop import AllFailed, Candidate, drained, search
 from evomerge.recipes import ModelInput, Recipe
 from evomerge.search_spaces.genes import FloatGene, Genome
 
@@ -159,3 +161,17 @@ def test_a_searcher_that_weighs_errors_is_told_what_is_not_smoothed(own: bool, e
     searcher.heard = []
     run(searcher, [], budget=3, evaluator=Smoothing(), own=own)
     assert searcher.heard == [expected] * 3
+
+
+def test_a_journal_is_let_go_of_as_it_is_replayed():
+    trials = deque(range(5))
+    replay = drained(trials)
+    assert [next(replay), next(replay)] == [0, 1]
+    assert list(trials) == [2, 3, 4]
+    assert list(replay) == [2, 3, 4]
+    assert not trials
+
+
+@pytest.mark.parametrize(("workers", "expected"), [(1, 8), (2, 8), (4, 8), (8, 20), (64, 256), (256, 1280)])
+def test_more_candidates_are_in_flight_for_more_workers(workers, expected):
+    assert usual_in_flight(workers) == expected

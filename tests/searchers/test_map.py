@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from evomerge.errors import ConfigError
-from evomerge.fronts import igd_plus
+from evomerge.fronts import hypervolume, igd_plus
 from evomerge.search_spaces.genes import ChoiceGene, FloatGene, IntGene
 from evomerge.searchers import ObjectiveSpec, build_searcher, read_searcher
 from evomerge.searchers.surrogates.explanation import Explains
@@ -238,3 +238,29 @@ def test_it_explains():
     genome = searcher.ask()
     searcher.tell(genome, {"math": 0.5, "code": 0.5})
     assert searcher.explanation() is None
+
+
+def test_the_points_worth_confirming_are_those_that_the_trials_lack_most():
+    values = paraboloids("identity")
+    found = {}
+    for confirm in (0, 5, 20, 500):
+        searcher = build({"confirm": confirm})
+        trials = drive(searcher, evaluating(values), DESIGN + 4)
+        found[confirm] = searcher.explanation()
+    many = found[500].confirm
+    assert [len(found[confirm].confirm) for confirm in (0, 5, 20)] == [0, 5, 20]
+    assert found[5].confirm == many[:5]
+    assert found[20].confirm == many[:20]
+    told_genomes = [trial.genome for trial in trials]
+    fresh = {row for row, point in enumerate(found[500].front) if point.genome not in told_genomes}
+    assert len(many) == len(set(many)) > 100
+    assert set(many) <= fresh
+    reached, predicted = told(trials), np.array([list(point.objectives.values()) for point in found[500].front])
+    corner = predicted.min(0) - 0.1 * np.ptp(predicted, axis=0)
+    chosen = hypervolume(np.concatenate([reached, predicted[list(many[:5])]]), corner)
+    draw = np.random.default_rng(0)
+    others = [
+        hypervolume(np.concatenate([reached, predicted[draw.choice(sorted(fresh), 5, replace=False)]]), corner)
+        for _ in range(50)
+    ]
+    assert chosen > max(others)

@@ -71,12 +71,15 @@ class Explanation:
         front: predicted, any number of points.
         trials: what each trial told is predicted to be, from all of them, by trial number.
         foretold: what trials were predicted to be when they were asked, by trial number.
+        confirm: which points of the front, by their places in it, are to be put to the test on the confirmation items,
+            the most promising first; none is a trial's.
     """
 
     surrogates: Mapping[str, SurrogateFacts]
     front: Sequence[Prediction]
     trials: Mapping[int, Prediction]
     foretold: Mapping[int, Prediction]
+    confirm: Sequence[int] = ()
 
 
 @runtime_checkable

@@ -55,6 +55,19 @@ def best_points(front: Array, means: Array, errors: Array, count: int, seed: int
     return chosen
 
 
+def points_to_try(front: Array, means: Array, errors: Array, count: int, seed: int) -> list[int]:
+    """Return the rows of up to ``count`` points: the `best_points`, then non-dominated ones far from what is known.
+
+    The arguments are those of `best_points`.
+    """
+    if not len(means):
+        return []
+    rows = best_points(front, means, errors, count, seed)
+    others = np.setdiff1d(np.flatnonzero(nondominated(means)), rows)
+    also = spread_points(np.concatenate([front, means[rows]]), means[others], count - len(rows))
+    return rows + [int(row) for row in others[also]]
+
+
 def spread_points(known: Array, means: Array, count: int) -> list[int]:
     """Return the rows of ``count`` points, each as far as can be from the known ones and from those before it.
 

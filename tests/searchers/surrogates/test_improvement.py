@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from evomerge.fronts import hypervolume, nondominated
-from evomerge.searchers.surrogates.improvement import best_points, spread_points
+from evomerge.searchers.surrogates.improvement import best_points, points_to_try, spread_points
 
 DRAWS = 400
 
@@ -121,3 +121,14 @@ def test_spread_points_are_far_from_known_ones_and_from_each_other():
     assert sorted(spread_points(means[[0]], means, 99)) == list(range(11))
     assert spread_points(means, means[:0], 3) == []
     assert sorted(spread_points(means[[3]], np.repeat(means[[3]], 4, axis=0), 3)) == [0, 1, 2]
+
+
+def test_points_to_try_go_on_where_no_more_hypervolume_is_to_gain():
+    means = np.stack([np.linspace(0, 1, 21), 1 - np.linspace(0, 1, 21)], axis=1)
+    front = means[[0, 20]]
+    best = best_points(front, means, np.zeros_like(means), 4, 0)
+    assert points_to_try(front, means, np.zeros_like(means), 4, 0) == best
+    with_dominated = np.concatenate([means - 0.5, means])
+    rows = points_to_try(front, with_dominated, np.zeros_like(with_dominated), 100, 0)
+    assert sorted(rows) == list(range(21, 42))  # each once, and none that another dominates
+    assert points_to_try(front, means[:0], means[:0], 4, 0) == []

@@ -106,3 +106,42 @@ def test_equal_points_and_equal_values():
     points = np.repeat(np.random.default_rng(0).random((6, 2)), 2, axis=0)
     found = corrected(fit(points, np.full(12, 0.5), "logit"), points, np.full(12, 0.5), np.zeros(12))
     assert found(points) == pytest.approx(np.full(12, 0.5))
+
+
+@pytest.mark.parametrize("link", ["identity", "logit", "softplus"])
+@pytest.mark.parametrize("spread", ["scattered", "repeated", "one place", "on a line", "on a grid"])
+def test_degenerate_evaluations_give_finite_numbers(spread, link):
+    """Points that repeat, values that are all equal or that contradict each other, errors of any size, any units."""
+    for seed in range(12):
+        draw = np.random.default_rng(seed)
+        count, dimensions = draw.integers(2, 40), draw.integers(1, 5)
+        points = draw.random((count, dimensions))
+        points = {
+            "scattered": points,
+            "repeated": points[draw.integers(0, max(1, count // 3), count)],
+            "one place": np.repeat(points[:1], count, axis=0),
+            "on a line": np.repeat(points[:, :1], dimensions, axis=1),
+            "on a grid": points.round(1),
+        }[spread]
+        unit = 1.0 if link == "logit" else 10.0 ** draw.integers(-12, 13)
+        values = (draw.random(count), np.full(count, 0.5), 1.0 * (draw.random(count) > 0.5))[seed % 3] * unit
+        errors = (np.zeros(count), np.full(count, 0.05), 10.0 ** draw.integers(-9, 6, count))[seed // 3 % 3] * unit
+        quadratic = fit(points, values, link, errors)
+        found = corrected(quadratic, points, values, errors)
+        new = np.concatenate([draw.random((20, dimensions)), points])
+        assert np.isfinite(found(new)).all()
+        unknown = np.hypot(quadratic.errors(new), quadratic.misfit)
+        assert (found.errors(new) <= unknown * (1 + 1e-9)).all()
+        assert found.misfit <= quadratic.misfit
+
+
+def test_units_do_not_matter():
+    points, values = evaluated(noise=0.01)
+    errors = np.full(len(values), 0.01)
+    one = corrected(fit(points, values, "identity", errors), points, values, errors)
+    new = np.random.default_rng(1).random((50, 2))
+    for unit in (1e-6, 1e6):
+        other = corrected(fit(points, unit * values, "identity", unit * errors), points, unit * values, unit * errors)
+        assert (other.length, other.share) == (one.length, one.share)
+        np.testing.assert_allclose(other(new), unit * one(new), rtol=1e-6)
+        np.testing.assert_allclose(other.errors(new), unit * one.errors(new), rtol=1e-6)
