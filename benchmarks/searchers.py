@@ -6,6 +6,7 @@ The experiment of `experiments/searchers` on the zoo with its first PARENTS expe
 trial is really merged and evaluated, with as many in flight as in a run. Prints the hypervolume of the trials' front as
 a share of that of the grid's front (`benchmarks/tables/zoo-PARENTS.csv`, the same items), beyond the worst scores of
 the base, the experts and their uniform merge; and the same for both fronts confirmed on items that nobody searched on.
+Searchers that predict a front have it confirmed too: as many of its points as a run confirms by default, more, and all.
 Results are kept in OUT, and what is there is not done again.
 """
 
@@ -30,7 +31,9 @@ from evomerge.experiments.loop import search
 from evomerge.experiments.preflight import Prepared, prepare
 from evomerge.experiments.run_workers import open_workers
 from evomerge.recipes import Recipe
-from evomerge.searchers import build_searcher, read_searcher
+from evomerge.searchers import Searcher, build_searcher, read_searcher
+from evomerge.searchers.map import AMORTIZED, MapConfig
+from evomerge.searchers.surrogates.explanation import Explains
 
 SEARCHERS = {
     "random": {"kind": "random"},
@@ -39,11 +42,12 @@ SEARCHERS = {
     "cma-es": {"kind": "cma-es"},
     "tpe": {"kind": "optuna", "sampler": "TPESampler"},
     "gp": {"kind": "optuna", "sampler": "GPSampler", "options": {"deterministic_objective": True}},
-    "map": {"kind": "map"},
-    "map-bayesian": {"kind": "map", "variant": "bayesian"},
-    "map-bins": {"kind": "map", "variant": "bayesian", "acquisition": "bins"},
+    "map": {"kind": "map", "confirm": AMORTIZED},
+    "map-bayesian": {"kind": "map", "variant": "bayesian", "confirm": AMORTIZED},
+    "map-bins": {"kind": "map", "variant": "bayesian", "acquisition": "bins", "confirm": AMORTIZED},
 }
 IN_FLIGHT = 8
+PREDICTED = (MapConfig().confirm, 100, 200, AMORTIZED)  # the most promising come first, however many are asked for
 
 
 class Bench:
@@ -71,8 +75,8 @@ class Bench:
         assert not any(trial.failed for trial in found)
         return [trial.objectives or {} for trial in found]
 
-    def run(self, name: str, seed: int, trials: int) -> list[Trial]:
-        """Return the trials of one search."""
+    def run(self, name: str, seed: int, trials: int) -> tuple[list[Trial], Searcher]:
+        """Return the trials of one search, and the searcher afterwards."""
         prepared, told = self.prepared, []
         searcher = build_searcher(
             read_searcher({**SEARCHERS[name], "seed": seed}),
@@ -91,7 +95,13 @@ class Bench:
             budget=trials,
             in_flight=IN_FLIGHT,
         )
-        return told
+        return told, searcher
+
+    def predicted(self, searcher: Searcher) -> list[Recipe]:
+        """Return the points of the front that a searcher predicts, the most promising first; none if it does not."""
+        found = searcher.explanation() if isinstance(searcher, Explains) else None
+        places = found.confirm if found else ()
+        return [self.prepared.space.express(found.front[place].genome) for place in places]
 
     def front(self, points: list[dict[str, float]], scores: list[dict[str, float]]) -> list[Recipe]:
         rows = fronts.front(scores, self.prepared.objectives)
@@ -109,11 +119,14 @@ def main() -> None:
     arguments.add_argument("--seeds", type=int, default=10)
     arguments.add_argument("--searchers", nargs="+", choices=SEARCHERS, default=list(SEARCHERS))
     arguments.add_argument("--search-only", action="store_true", help="confirm no front: the grid's may be large")
+    arguments.add_argument("--items", type=int, help="of each task that fronts are confirmed on; left out: 600")
     arguments.add_argument("--out", type=Path, default=Path("runs/searchers"))
     options = arguments.parse_args()
-    out = options.out / f"{options.parents}-parents"
+    on = f"-{options.items}-items" if options.items else ""
+    out = options.out / f"{options.parents}-parents{on}"
     out.mkdir(parents=True, exist_ok=True)
-    prepared = prepare(experiment(options.parents))
+    settings = [f"fitness.confirmation_items={options.items}"] if options.items else []
+    prepared = prepare(experiment(options.parents, *settings))
     kept = out / f"{options.trials}-trials.json"
     found = json.loads(kept.read_text()) if kept.exists() else {}
     with make_display() as display, open_workers(prepared, display, None, lambda: None) as workers:
@@ -124,17 +137,26 @@ def main() -> None:
             for name in options.searchers:
                 if f"{name} {seed}" not in found:
                     begun = time.perf_counter()
-                    told = bench.run(name, seed, options.trials)
+                    told, searcher = bench.run(name, seed, options.trials)
                     seconds = time.perf_counter() - begun
                     scores = [trial.objectives or {} for trial in told]
                     volume = bench.volume(scores, corners["search"])
                     recipes = bench.front([trial.genome for trial in told], scores)
                     confirmed = math.nan
                     if "confirmation" in splits:
-                        confirmed = bench.volume(bench.scores(recipes, "confirmation"), corners["confirmation"])
+                        of_front = bench.scores(recipes, "confirmation")
+                        confirmed = bench.volume(of_front, corners["confirmation"])
+                        if predicted := bench.scores(bench.predicted(searcher), "confirmation"):
+                            found[f"{name} {seed} predicted"] = [
+                                [
+                                    min(most, len(predicted)),
+                                    bench.volume(of_front + predicted[:most], corners["confirmation"]),
+                                ]
+                                for most in PREDICTED
+                            ]
                     found[f"{name} {seed}"] = [volume, confirmed, seconds, len(recipes)]
                     kept.write_text(json.dumps(found, indent=0))
-                print(name, seed, found[f"{name} {seed}"], flush=True)
+                print(name, seed, found[f"{name} {seed}"], found.get(f"{name} {seed} predicted", ""), flush=True)
     print("grid: hypervolume " + ", ".join(f"{grid[split]:.4f} on {split} items" for split in splits))
     print(f"{options.trials} trials, {options.seeds} seeds   share of the grid's     least   confirmed       seconds")
     for name in options.searchers:
@@ -142,8 +164,13 @@ def main() -> None:
         shares, confirmed = 100 * rows[:, 0] / grid["search"], 100 * rows[:, 1] / grid.get("confirmation", math.nan)
         print(
             f"{name:<16} {told_as(shares)}%  {shares.min():6.1f}%  {told_as(confirmed)}%   "
-            f"{statistics.median(rows[:, 2]):6.1f}"
+            f"{statistics.median(rows[:, 2]):6.1f}   {rows[:, 3].mean():.0f} on the front"
         )
+        if f"{name} 0 predicted" in found:
+            predicted = np.array([found[f"{name} {seed} predicted"] for seed in range(options.seeds)])
+            for most, column in zip(PREDICTED, predicted.swapaxes(0, 1), strict=True):
+                share, count = 100 * column[:, 1] / grid["confirmation"], column[:, 0].mean()
+                print(f"  with at most {most} predicted points (mean {count:.0f}): confirmed {told_as(share)}%")
 
 
 def of_grid(bench: Bench, parents: int, splits: list[str]) -> tuple[dict[str, dict[str, float]], dict[str, float]]:

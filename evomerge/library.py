@@ -19,6 +19,7 @@ from evomerge.errors import UnknownNameError
 Kind = Literal["search_spaces", "fitness", "recipes", "experiments"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 SUFFIXES = (".yaml", ".yml")
+SHIPPED = "_library"  # the folder of the package that holds the content in a wheel
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def _shipped() -> Path:
     checkout = package.parent
     if _is_our_checkout(checkout):
         return checkout
-    return package / "_library"
+    return package / SHIPPED
 
 
 def _is_our_checkout(folder: Path) -> bool:

@@ -16,6 +16,7 @@ from evomerge.experiments.preferences import best
 from evomerge.experiments.run_folder import write_json
 from evomerge.recipes import Recipe
 from evomerge.search_spaces import SearchSpace
+from evomerge.search_spaces.genes import Value
 from evomerge.searchers import ObjectiveSpec
 from evomerge.searchers.surrogates.explanation import Explanation, Prediction, SurrogateFacts
 
@@ -32,15 +33,15 @@ class Amortized:
 
 @dataclass(frozen=True)
 class Answer:
-    """The recipe for a preference.
+    """The recipe for a preference: of a trial, or of a point of the predicted front, confirmed or not.
 
     Attributes:
         basis: whether anybody has evaluated the recipe, and on items that the search never saw.
         objectives: predicted from all trials where surrogates were fitted, else as evaluated in the search.
         standard_errors: of predictions; empty for what was only evaluated.
         recipe: as data.
-        trial: its number; None if it was never evaluated.
-        evaluated: the trial's objectives in the search.
+        trial: the number of the trial or the confirmed prediction; None if it was never evaluated.
+        evaluated: the trial's objectives in the search; None for a prediction.
         confirmed: its scores with intervals, as in ``front.jsonl``.
     """
 
@@ -51,6 +52,13 @@ class Answer:
     trial: int | None = None
     evaluated: dict[str, float] | None = None
     confirmed: dict[str, Any] | None = None
+
+    @property
+    def label(self) -> str:
+        """What it is called: ``trial 3``, ``prediction 81``, and ``predicted`` where nobody evaluated it."""
+        if self.trial is None:
+            return "predicted"
+        return f"{'prediction' if self.evaluated is None else 'trial'} {self.trial}"
 
 
 def write_amortized(path: Path, explanation: Explanation, space: SearchSpace) -> None:
@@ -64,6 +72,7 @@ def write_amortized(path: Path, explanation: Explanation, space: SearchSpace) ->
         ],
         "trials": {str(number): asdict(prediction) for number, prediction in explanation.trials.items()},
         "foretold": {str(number): asdict(prediction) for number, prediction in explanation.foretold.items()},
+        "confirm": list(explanation.confirm),
     }
     write_json(path, data)
 
@@ -85,6 +94,7 @@ def read_amortized(path: Path) -> Amortized | None:
             [Prediction(**entry) for entry in front],
             {int(number): Prediction(**entry) for number, entry in data["trials"].items()},
             {int(number): Prediction(**entry) for number, entry in data["foretold"].items()},
+            tuple(data["confirm"]),
         )
         return Amortized(explanation, recipes)
     except (ValueError, KeyError, TypeError) as error:
@@ -94,17 +104,19 @@ def read_amortized(path: Path) -> Amortized | None:
 def answers(
     front: Sequence[Mapping[str, Any]], amortized: Amortized | None, objectives: Sequence[ObjectiveSpec]
 ) -> list[Answer]:
-    """Return what a preference chooses from: the front's trials, and where surrogates were fitted what they predict.
+    """Return what a preference chooses from: the front, and where surrogates were fitted what they predict besides.
 
     Args:
         front: entries of ``front.jsonl``.
         amortized: of the same run.
         objectives: of the run.
     """
-    found = [_of_trial(entry, amortized) for entry in front]
+    found = [_known(entry, amortized) for entry in front]
     if amortized is not None:
+        confirmed = {_key(entry["genome"]) for entry in front if entry.get("predicted")}
         for prediction, recipe in zip(amortized.explanation.front, amortized.recipes, strict=True):
-            found.append(Answer("predicted", prediction.objectives, prediction.standard_errors, recipe))
+            if _key(prediction.genome) not in confirmed:
+                found.append(Answer("predicted", prediction.objectives, prediction.standard_errors, recipe))
     names = [objective.name for objective in objectives]
     return [answer for answer in found if all(name in answer.objectives for name in names)]
 
@@ -132,7 +144,8 @@ def answer(
     return chosen, known[ranked]
 
 
-def _of_trial(entry: Mapping[str, Any], amortized: Amortized | None) -> Answer:
+def _known(entry: Mapping[str, Any], amortized: Amortized | None) -> Answer:
+    """Return a trial or a confirmed prediction as an answer."""
     number, confirmed = int(entry["trial"]), entry.get("confirmed")
     predicted = amortized.explanation.trials.get(number) if amortized is not None else None
     return Answer(
@@ -141,9 +154,13 @@ def _of_trial(entry: Mapping[str, Any], amortized: Amortized | None) -> Answer:
         dict(predicted.standard_errors if predicted else entry.get("standard_errors", {})),
         dict(entry["recipe"]),
         number,
-        dict(entry["objectives"]),
+        None if entry.get("predicted") else dict(entry["objectives"]),
         confirmed,
     )
+
+
+def _key(genome: Mapping[str, Value]) -> tuple[tuple[str, Value], ...]:
+    return tuple(sorted(genome.items()))
 
 
 def _as_data(recipe: Recipe) -> dict[str, Any]:

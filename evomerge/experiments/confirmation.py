@@ -2,8 +2,9 @@
 
 A search picks the maximum of noisy scores, so the score it found is too high. Before anything is reported or exported,
 the front, the parents and the uniform merge are evaluated on the confirmation items; the pick is made on those, and is
-compared with the best parent and the uniform merge by a paired test, corrected for the number of trials it was picked
-from.
+compared with the best parent and the uniform merge by a paired test, corrected for the number of candidates it was
+picked from. Candidates are the trials of the front, and predictions: points of the front that surrogates predict,
+which the search never evaluated. Predictions are numbered on after the run's trials.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from evomerge.experiments.statistics import Estimate
 from evomerge.fitness import Responses
 from evomerge.recipes import Recipe
 from evomerge.searchers import ObjectiveSpec
+from evomerge.searchers.surrogates.explanation import Prediction
 
 if TYPE_CHECKING:
     from evomerge.fitness import Fitness
@@ -30,7 +32,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Confirmed:
-    """One model on the confirmation items: a trial (``trial`` is its number) or a reference model."""
+    """One model on the confirmation items: a trial, a prediction or a reference model.
+
+    ``trial`` is the number of a trial or prediction; ``predicted`` is what a prediction was predicted to be.
+    """
 
     label: str
     kind: str
@@ -41,6 +46,7 @@ class Confirmed:
     mean: Estimate
     truncated: dict[str, float]
     unextracted: dict[str, float]
+    predicted: Prediction | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ class PairedComparison:
 
 @dataclass(frozen=True)
 class Confirmation:
-    """What confirmation found; ``pick`` is a trial number, chosen by ``rule``, and ``recipe`` that trial's.
+    """What confirmation found; ``pick`` is a candidate's number, chosen by ``rule``, and ``recipe`` that candidate's.
 
     ``run_trials`` is the number of trials that the run had then.
     """
@@ -67,9 +73,19 @@ class Confirmation:
     recipe: dict[str, Any]
 
     @property
-    def trials(self) -> dict[int, Confirmed]:
-        """The confirmed trials by number."""
+    def candidates(self) -> dict[int, Confirmed]:
+        """The confirmed trials and predictions by number."""
         return {row.trial: row for row in self.rows if row.trial is not None}
+
+    @property
+    def picked(self) -> Confirmed:
+        """The pick."""
+        return self.candidates[self.pick]
+
+    @property
+    def predictions(self) -> dict[int, Prediction]:
+        """What the confirmed predictions were predicted to be, by number."""
+        return {number: row.predicted for number, row in self.candidates.items() if row.predicted is not None}
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
@@ -78,25 +94,26 @@ class Confirmation:
 
 @dataclass(frozen=True)
 class Answered:
-    """A model with its responses on the confirmation items."""
+    """A model with its responses on the confirmation items; the rest is as in `Confirmed`."""
 
     label: str
     kind: str
     trial: int | None
     recipe: Recipe
     responses: Responses
+    predicted: Prediction | None = None
 
 
 def confirm(
     models: Sequence[Answered], fitness: Fitness, objectives: Sequence[ObjectiveSpec], rule: str, trials: int
 ) -> Confirmation:
-    """Score ``models``, pick a trial by ``rule``, and compare it with the best parent and the uniform merge.
+    """Score ``models``, pick a candidate by ``rule``, and compare it with the best parent and the uniform merge.
 
     Args:
         trials: how many trials the run has.
 
     Raises:
-        ConfigError: the rule names no such trial or objective.
+        ConfigError: the rule names no such candidate or objective.
     """
     tasks = {o.name: o.task for o in fitness.objectives}
     weights = {o.name: o.weight for o in objectives}
@@ -145,7 +162,8 @@ def read_confirmation(path: Path) -> Confirmation | None:
 
 def _read_row(row: Mapping[str, Any]) -> Confirmed:
     intervals = {name: Estimate(**estimate) for name, estimate in row["intervals"].items()}
-    return Confirmed(**{**row, "intervals": intervals, "mean": Estimate(**row["mean"])})
+    predicted = Prediction(**row["predicted"]) if row.get("predicted") else None
+    return Confirmed(**{**row, "intervals": intervals, "mean": Estimate(**row["mean"]), "predicted": predicted})
 
 
 def _row(model: Answered, gains: Mapping[str, np.ndarray], fitness: Fitness, weights: Mapping[str, float]) -> Confirmed:
@@ -160,6 +178,7 @@ def _row(model: Answered, gains: Mapping[str, np.ndarray], fitness: Fitness, wei
         mean=statistics.weighted_mean_of(gains, weights),
         truncated=shares(model.responses, "truncated"),
         unextracted=shares(model.responses, "unextracted"),
+        predicted=model.predicted,
     )
 
 

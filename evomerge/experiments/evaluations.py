@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
@@ -23,7 +25,8 @@ from evomerge.experiments.journal import Trial
 from evomerge.experiments.loop import Candidate
 from evomerge.experiments.run_folder import write_json
 from evomerge.fitness import Fitness, Responses, Split
-from evomerge.recipes import Recipe, write_recipe
+from evomerge.recipes import Recipe, pack_recipe
+from evomerge.redaction import redact
 from evomerge.search_spaces.genes import Genome
 from evomerge.workers import Outcome, Pool
 
@@ -52,6 +55,14 @@ class Asked(NamedTuple):
 
 # From the responses so far (None before the first) to what to ask next; None when they are enough.
 Asking = Callable[[Responses | None], Asked | None]
+
+
+# Called now and then while a result is waited for, with a function from a recipe's hash to what to call it.
+Polled = Callable[[Callable[[str], str]], None]
+
+
+def unwatched(label: Callable[[str], str]) -> None:
+    """Do nothing: nobody watches."""
 
 
 class Plan(Protocol):
@@ -134,39 +145,66 @@ class Evaluations:
         pool: returns the workers, built when first needed.
         plan: which items, and how they are scored.
         folder: the run's responses.
+        polled: called now and then while a result is waited for.
+
+    Attributes:
+        waited: seconds spent waiting for workers.
     """
 
-    def __init__(self, pool: Callable[[], Pool], plan: Plan, folder: Path) -> None:
-        self._pool, self._plan = pool, plan
+    def __init__(
+        self,
+        pool: Callable[[], Pool],
+        plan: Plan,
+        folder: Path,
+        polled: Polled = unwatched,
+    ) -> None:
+        self._pool, self._plan, self._polled = pool, plan, polled
+        self.waited = 0.0
+        self._next_trial = 0
         self._store = ResponseStore(folder / plan.name, plan.digest)
         self._pending: dict[str, _Pending] = {}
         self._failed: dict[str, Outcome] = {}
         self._asked: set[str] = set()
 
-    def start(self, recipe: Recipe, genome: Genome = NO_GENOME) -> None:
-        """Begin to evaluate ``recipe``, unless its responses are known or on their way."""
+    def start(self, recipe: Recipe, genome: Genome = NO_GENOME, label: str = "") -> None:
+        """Begin to evaluate ``recipe``, unless its responses are known or on their way.
+
+        Args:
+            recipe: what to merge.
+            genome: of a trial; trials are started in the order of their numbers.
+            label: what to call another model.
+        """
         key = recipe.hash
+        if genome is not NO_GENOME:
+            label, self._next_trial = f"trial {self._next_trial}", self._next_trial + 1
         if key in self._pending or key in self._failed or self._store.read(key) is not None:
             return
         asking = self._plan.begin(recipe, genome)
         first = asking(None)
         assert first is not None, "a plan asks something"
-        self._pending[key] = _Pending(write_recipe(recipe), asking)
-        self._pool().submit(key, self._pending[key].recipe_yaml, *first)
+        self._pending[key] = _Pending(pack_recipe(recipe), asking, label or key[:8])
+        with self._waiting():  # for the workers to be built, the first time
+            pool = self._pool()
+        pool.submit(key, self._pending[key].recipe, *first)
 
     def recall(self, trials: Sequence[Trial]) -> None:
         """Take note of the journal's trials: a recipe that failed then has failed now too."""
+        self._next_trial = len(trials)
         self._asked |= {trial.recipe_hash for trial in trials}
         self._failed |= {t.recipe_hash: Outcome(None, t.error) for t in trials if t.failed}
 
     def outcome(self, recipe: Recipe) -> Outcome:
         """Wait for the recipe's evaluation and return its outcome."""
-        key = recipe.hash
+        return self._outcome(recipe.hash)
+
+    def _outcome(self, key: str) -> Outcome:
         while key in self._pending:
-            finished = self._pool().next(POLL_SECONDS)
+            with self._waiting():
+                finished = self._pool().next(POLL_SECONDS)
             if finished is not None:
                 self._receive(*finished)
-        return self._failed.get(key) or self._stored(recipe)
+            self._polled(self._label)
+        return self._failed.get(key) or self._stored(key)
 
     def responses(self, recipe: Recipe) -> Responses:
         """Wait for the recipe's evaluation and return its responses.
@@ -185,7 +223,8 @@ class Evaluations:
 
     def trial(self, number: int, genome: Genome, recipe: Recipe) -> Trial:
         """Wait for the recipe's evaluation and return it as trial ``number``."""
-        key, outcome = recipe.hash, self.outcome(recipe)
+        key = recipe.hash
+        outcome = self._outcome(key)
         cached, error = key in self._asked, outcome.error
         scored: Scored | None = None
         truncated: dict[str, float] = {}
@@ -205,10 +244,11 @@ class Evaluations:
             standard_errors={} if scored is None else scored.standard_errors,
             own={} if scored is None else {name: list(each) for name, each in scored.own.items()},
             recipe_hash=key,
-            error=error,
+            error=None if error is None else redact(error),
             seconds=outcome.seconds,
             merge_seconds=outcome.merge_seconds,
             forward_seconds=outcome.forward_seconds,
+            queue_seconds=outcome.queue_seconds,
             cached=cached,
             worker=outcome.worker,
             device=outcome.device,
@@ -233,6 +273,9 @@ class Evaluations:
     def _receive(self, key: str, outcome: Outcome) -> None:
         """Take in what came back for a recipe, and ask for more of it, or be done with it."""
         pending = self._pending[key]
+        # Ends of one clock: that of the worker may be another machine's.
+        waited = max(0.0, time.monotonic() - pending.asked - outcome.seconds)
+        outcome = replace(outcome, queue_seconds=waited)
         if outcome.responses is None:
             self._failed[key] = outcome
             del self._pending[key]
@@ -250,13 +293,24 @@ class Evaluations:
             del self._pending[key]
             self._pool().dispatch()
         else:
-            pending.outcome = outcome
-            self._pool().submit(key, pending.recipe_yaml, *more, ahead=True)
+            pending.outcome, pending.asked = outcome, time.monotonic()
+            self._pool().submit(key, pending.recipe, *more, ahead=True)
 
-    def _stored(self, recipe: Recipe) -> Outcome:
-        outcome = self._store.read(recipe.hash)
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self.waited += time.monotonic() - began
+
+    def _label(self, key: str) -> str:
+        """Return what to call a recipe that is on its way."""
+        pending = self._pending.get(key)
+        return key[:8] if pending is None else pending.label
+
+    def _stored(self, key: str) -> Outcome:
+        outcome = self._store.read(key)
         if outcome is None:
-            raise LookupError(f"no stored responses of recipe {recipe.hash}")
+            raise LookupError(f"no stored responses of recipe {key}")
         return outcome
 
 
@@ -264,9 +318,11 @@ class Evaluations:
 class _Pending:
     """A recipe on its way: what decides on its items, and what came back so far."""
 
-    recipe_yaml: str
+    recipe: str
     asking: Asking
+    label: str
     outcome: Outcome | None = None
+    asked: float = field(default_factory=time.monotonic)
 
 
 def joined(first: Outcome, more: Outcome) -> Outcome:
@@ -278,6 +334,7 @@ def joined(first: Outcome, more: Outcome) -> Outcome:
         seconds=first.seconds + more.seconds,
         merge_seconds=first.merge_seconds + more.merge_seconds,
         forward_seconds=first.forward_seconds + more.forward_seconds,
+        queue_seconds=first.queue_seconds + more.queue_seconds,
     )
 
 

@@ -1,4 +1,4 @@
-"""Export a run's model: write it, load it again as a stranger would, and see that it answers as its trial did."""
+"""Export a run's model: write it, load it again as a stranger would, and see that it answers as it did in the run."""
 
 from __future__ import annotations
 
@@ -32,18 +32,26 @@ MOST_ROUNDED = 0.2  # share of the responses that may differ where the exported 
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export did: where, which trial, and the number of responses found equal to the trial's."""
+    """What an export did: where, which trial or prediction, and the number of responses found equal to its own."""
 
     folder: Path
     trial: int
+    label: str
     responses_checked: int
 
 
+def label(path: Path, number: int) -> str:
+    """Return what the model with this number is called: ``trial 3``, ``prediction 81``."""
+    confirmation = read_confirmation(RunFolder(path).confirmation)
+    predicted = confirmation is not None and number in confirmation.predictions
+    return f"{'prediction' if predicted else 'trial'} {number}"
+
+
 def choose(path: Path, *, trial: int | None, pick: str | None) -> int:
-    """Return the number of the trial to export: the one named, else the confirmed pick.
+    """Return the number of the trial or confirmed prediction to export: the one named, else the confirmed pick.
 
     Raises:
-        ConfigError: no such trial, or it failed.
+        ConfigError: no such number, or the trial failed.
         RunError: there is no run, or its last stage did not begin.
     """
     folder = RunFolder(path)
@@ -52,14 +60,15 @@ def choose(path: Path, *, trial: int | None, pick: str | None) -> int:
         raise ConfigError(Problem("give either --trial or --pick"))
     if pick is not None and not PICK.match(pick):
         raise ConfigError(Problem(f"cannot pick by {pick!r}", "--pick", PICKS))
-    journal = Journal.read(folder.journal)
+    journal, confirmation = Journal.read(folder.journal), read_confirmation(folder.confirmation)
     if trial is not None:
         trials = journal.trials()
+        if confirmation and trial in confirmation.predictions:
+            return trial
         if trial >= len(trials) or trials[trial].failed:
             state = "failed" if trial < len(trials) else "does not exist"
             raise ConfigError(Problem(f"trial {trial} {state}", "--trial", f"see `evomerge front {path}`"))
         return trial
-    confirmation = read_confirmation(folder.confirmation)
     if confirmation is None:
         front = {entry["trial"]: entry["objectives"] for entry in read_front(folder.front)}
         hint = f"`evomerge resume {path}` finishes the run; --trial N exports one as it is"
@@ -68,20 +77,20 @@ def choose(path: Path, *, trial: int | None, pick: str | None) -> int:
         raise ConfigError(Problem("the run is not finished, so no trial is confirmed", str(path), hint))
     if pick is None:
         return confirmation.pick
-    return picks.pick(pick, {n: row.scores for n, row in confirmation.trials.items()}, journal.objectives)
+    return picks.pick(pick, {n: row.scores for n, row in confirmation.candidates.items()}, journal.objectives)
 
 
 def describe(path: Path, number: int) -> tuple[Prepared, Recipe, CardData]:
-    """Return the run's parts, and the recipe and model card of a trial."""
+    """Return the run's parts, and the recipe and model card of a trial or a confirmed prediction."""
     folder = RunFolder(path)
     prepared = prepare(folder.read_experiment())
     entry = next((e for e in read_front(folder.front) if e["trial"] == number), None)
-    journal = Journal.read(folder.journal)
+    journal, confirmation = Journal.read(folder.journal), read_confirmation(folder.confirmation)
+    predictions = confirmation.predictions if confirmation else {}
     if entry and not staging.is_staged(folder.read_written()):
         recipe = recipe_of(entry)
     else:  # a stage's recipes name models inside the run's folder, which may have been moved
-        recipe = prepared.space.express(journal.trials()[number].genome)
-    confirmation = read_confirmation(folder.confirmation)
+        recipe = prepared.space.express((predictions.get(number) or journal.trials()[number]).genome)
     stages = staging.whole(recipe, folder.read_written(), folder.path)
     several, before = stages if len(stages) > 1 else (), earlier_stages(folder)
     card = card_of(prepared, journal, confirmation, number, recipe, several, before)
@@ -89,18 +98,19 @@ def describe(path: Path, number: int) -> tuple[Prepared, Recipe, CardData]:
 
 
 def export(path: Path, out: Path | None, number: int, report: Callable[[str], None] = lambda text: None) -> Exported:
-    """Write trial ``number`` of the run in ``path`` to ``out``, and verify it.
+    """Write the trial or confirmed prediction ``number`` of the run in ``path`` to ``out``, and verify it.
 
     Args:
         out: a folder that does not exist or is empty; None for the run's own ``model/``, which is replaced.
         report: called with a line of text at each stage.
 
     Raises:
-        ExportError: the folder cannot be written or loaded, or does not answer as the trial did.
+        ExportError: the folder cannot be written or loaded, or does not answer as it did in the run.
     """
     prepared, recipe, card = describe(path, number)
+    called = label(path, number)
     folder = out or RunFolder(path).model
-    report(f"writing trial {number} to {folder}")
+    report(f"writing {called} to {folder}")
     write_model(recipe, folder, card=card, parents=prepared.parents, overwrite=out is None)
     report("loading it with transformers alone and asking it the same items")
     journal = Journal.read(RunFolder(path).journal)
@@ -109,7 +119,7 @@ def export(path: Path, out: Path | None, number: int, report: Callable[[str], No
     except ExportError:
         set_aside(folder)
         raise
-    return Exported(folder, number, checked)
+    return Exported(folder, number, called, checked)
 
 
 def set_aside(folder: Path) -> Path:
@@ -120,6 +130,7 @@ def set_aside(folder: Path) -> Path:
 
 def _verify(folder: RunFolder, out: Path, recipe: Recipe, prepared: Prepared, facts: Mapping[str, Any]) -> int:
     torch.set_num_threads(facts["placement"]["threads"])
+    prepared.fitness.use_batch_sizes(facts.get("batch_sizes", {}))
     model: Any
     model, tokenizer = verify_loads(out)
     if facts["placement"]["device"] == "cuda" and torch.cuda.is_available():
@@ -163,8 +174,8 @@ def _compare(trial: Responses, exported: Responses, out: Path, *, rounded: bool)
             if differing and not (rounded and _is_rounding(values, others, len(differing))):
                 raise ExportError(
                     f"the model written to {out} answers {len(differing)} of {len(values)} items of {task} ({metric}) "
-                    f"differently from its trial, first {differing[0]!r}. It is kept beside it as *.unverified; do not "
-                    "use it. This happens when the run was made on another device or with other versions: "
+                    f"differently than in the run, first {differing[0]!r}. It is kept beside it as *.unverified; do "
+                    "not use it. This happens when the run was made on another device or with other versions: "
                     "`evomerge report` names them"
                 )
             count += len(values) - len(differing)

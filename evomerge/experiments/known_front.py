@@ -24,7 +24,7 @@ def read_known_front(path: Path, objectives: Sequence[ObjectiveSpec], where: str
 
     Args:
         path: a ``.csv`` with a header that names the objectives, or a ``.jsonl`` of objects that hold them, by
-            themselves or under ``objectives``. Other columns are ignored.
+            themselves or under ``objectives``. Other columns are ignored, and rows that are ``predicted``.
         objectives: whose values are read, as they are scored: what is minimised is not negated.
         where: the experiment names the file here; for messages.
 
@@ -85,6 +85,8 @@ def _jsonl_rows(path: Path, text: str, names: Sequence[str]) -> Iterator[Row]:
             entry = json.loads(line)
         except ValueError as error:
             raise ConfigError(Problem(f"it is no JSON: {error}", f"{path}:{number}")) from error
+        if isinstance(entry, dict) and entry.get("predicted"):  # a run's, confirmed but not scored on its search items
+            continue
         row = entry.get("objectives", entry) if isinstance(entry, dict) else entry
         if not isinstance(row, dict):
             raise ConfigError(Problem("it holds no object with the objectives", f"{path}:{number}"))

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from evomerge.errors import ConfigError, Problem, RunError
-from evomerge.experiments.schema import ExperimentConfig
+from evomerge.experiments.schema import NICKNAME, ExperimentConfig
 from evomerge.fitness import FitnessConfig
 from evomerge.search_spaces.parameter_config import ParameterSpaceConfig
 from evomerge.searchers import ObjectiveSpec
@@ -114,7 +114,10 @@ def read_tree(path: Path) -> tuple[Node, ...]:
         nodes = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(nodes, list) or not nodes:
             raise ValueError("it lists no merges")
-        return tuple(Node(**{**node, "objectives": tuple(node["objectives"])}) for node in nodes)
+        read = tuple(Node(**{**node, "objectives": tuple(node["objectives"])}) for node in nodes)
+        if foreign := [node.name for node in read if not NICKNAME.match(str(node.name))]:
+            raise ValueError(f"{foreign[0]!r} cannot be the name of a folder")
+        return read
     except FileNotFoundError as error:
         raise RunError(
             f"{path} does not exist: who is merged with whom is known once all parents are evaluated; wait if the run "

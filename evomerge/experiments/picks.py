@@ -1,4 +1,4 @@
-"""The pick: which of the confirmed trials is the run's answer."""
+"""The pick: which of the confirmed candidates, trials and predictions, is the run's answer."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from evomerge.searchers import ObjectiveSpec
 
 
 def pick(rule: str, candidates: Mapping[int, fronts.Scores], objectives: Sequence[ObjectiveSpec]) -> int:
-    """Return the trial number that ``rule`` picks among ``candidates`` (trial number to objectives).
+    """Return the number that ``rule`` picks among ``candidates`` (number of a trial or prediction to objectives).
 
     ``best-mean`` takes the largest weighted mean; ``objective:NAME`` the best on one objective, then on the mean;
-    ``knee`` the trial farthest beyond the plane through the front's extremes, the objectives scaled to the front's
+    ``knee`` the candidate farthest beyond the plane through the front's extremes, the objectives scaled to the front's
     range (Das 1999, "On characterizing the knee of the Pareto curve"); ``prefer:a=2,b=1`` what suits
-    these weights best (see `preferences`); ``trial:N`` is trial N.
+    these weights best (see `preferences`); ``trial:N`` is number N.
 
     Raises:
-        ConfigError: no such objective or trial.
+        ConfigError: no such objective or number.
     """
     numbers = sorted(candidates)
     if rule.startswith("trial:"):

@@ -16,6 +16,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from evomerge import loggers
 from evomerge.checkpoints import Checkpoint
 from evomerge.errors import CheckpointError, ConfigError, EvomergeError, Problem
 from evomerge.experiments import picks
@@ -24,6 +25,7 @@ from evomerge.experiments.schema import ExperimentConfig
 from evomerge.fitness import Fitness
 from evomerge.fitness.estimation import estimate_problems, open_banks, partial_banks
 from evomerge.fitness.irt.bank import ItemBank
+from evomerge.fitness.overlap import overlaps
 from evomerge.merging import Parents, check_recipe
 from evomerge.merging.paths import path_problems
 from evomerge.merging.tokenizer_files import merged_tokenizer
@@ -122,11 +124,13 @@ def prepare(experiment: ExperimentConfig, *, out: Path | None = None) -> Prepare
         )
     banks = _attempt(problems, lambda: _banks(fitness, experiment)) if fitness else None
     known = _attempt(problems, lambda: _known_front(experiment, objectives)) if objectives else None
+    problems += loggers.missing(experiment.loggers, experiment.where(("loggers",)))
     if fitness and out:
         problems += _disk(out, fitness, experiment.budget.trials)
     if problems or parents is None or fitness is None or space is None or like is None:
         raise ConfigError(list(dict.fromkeys(problems)))
-    warnings = tuple(str(problem) for problem in (*fitness.warnings, *partial_banks(fitness, banks or {})))
+    found = (*fitness.warnings, *overlaps(fitness), *partial_banks(fitness, banks or {}))
+    warnings = tuple(str(problem) for problem in found)
     return Prepared(experiment, parents, fitness, space, objectives, warnings, dtype, donor, like, banks, known)
 
 
@@ -232,13 +236,18 @@ def _problems_of(recipe: Recipe, parents: Parents, fitness: Fitness | None) -> l
     return fitness.problems(tokenizer)
 
 
-def _path_problems(space: SearchSpace, parents: Parents) -> list[Problem]:
-    """Return why the longest of the space's paths, with a scale if it has any, could not be run or exported."""
-    ends = [
+def ends_of(space: SearchSpace) -> tuple[Recipe, Recipe]:
+    """Return the recipes of all genes at their lowest and at their highest; of paths, the second is the longest."""
+    lowest, highest = (
         {g.name: g.choices[end] if isinstance(g, ChoiceGene) else (g.low, g.high)[end] for g in space.genes}
         for end in (0, -1)
-    ]
-    lowest, highest = (space.express(genome) for genome in ends)
+    )
+    return space.express(lowest), space.express(highest)
+
+
+def _path_problems(space: SearchSpace, parents: Parents) -> list[Problem]:
+    """Return why the longest of the space's paths, with a scale if it has any, could not be run or exported."""
+    lowest, highest = ends_of(space)
     path = path_of(highest)
     if path is None:
         return []

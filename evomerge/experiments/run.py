@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from evomerge.errors import EvomergeError, RunError, WorkerError
-from evomerge.experiments import calibration, fronts, hybrid, nested, run_folder, staging
-from evomerge.experiments.amortized import write_amortized
-from evomerge.experiments.confirmation import Answered, Confirmation, confirm, read_confirmation
-from evomerge.experiments.evaluations import Asked, Evaluations, FixedPlan
+from evomerge.experiments import calibration, checks, fronts, hybrid, nested, run_folder, staging
+from evomerge.experiments.amortized import read_amortized, write_amortized
+from evomerge.experiments.conditions import Conditions
+from evomerge.experiments.confirmation import Confirmation, confirm, read_confirmation
+from evomerge.experiments.confirming import Model, ask, predictions
+from evomerge.experiments.evaluations import Asked, Evaluations, FixedPlan, Polled, unwatched
 from evomerge.experiments.export_run import choose, export
-from evomerge.experiments.front_file import write_front
+from evomerge.experiments.front_file import FrontFile, write_front
 from evomerge.experiments.identity import facts_of
 from evomerge.experiments.interrupts import Interrupts, watched
-from evomerge.experiments.journal import Journal, Trial
-from evomerge.experiments.loop import AllFailed, search
+from evomerge.experiments.journal import Journal, NotBegunError, Trial, discard
+from evomerge.experiments.journals.address import read_address
+from evomerge.experiments.journals.server import check_server
+from evomerge.experiments.loop import AllFailed, drained, search
 from evomerge.experiments.preflight import Prepared, prepare
 from evomerge.experiments.racing import EstimatedPlan
 from evomerge.experiments.run_folder import RunFolder
+from evomerge.experiments.run_loggers import RunLoggers, open_loggers
 from evomerge.experiments.run_workers import RunWorkers, open_workers
 from evomerge.experiments.schema import ExperimentConfig, write_experiment
 from evomerge.experiments.summarise import objective_infos, reference_rows
+from evomerge.experiments.timings import Laps
 from evomerge.experiments.tracker import Tracker, row
-from evomerge.fitness import Responses, Split
+from evomerge.experiments.worker_watch import WorkerWatch, watching
+from evomerge.fitness import Split
 from evomerge.fitness.estimation import Estimation, estimation, require_units
 from evomerge.fitness.estimation import read as read_estimation
 from evomerge.recipes import Recipe
@@ -56,14 +64,15 @@ def start(experiment: ExperimentConfig, out: Path, display: Display, *, ray_addr
 
     What is raised before the first trial leaves nothing behind.
     """
-    experiment, existed = staging.settled(experiment), out.exists()
+    experiment, existed = checks.settled(experiment), out.exists()
+    if experiment.journal is not None:
+        check_server(experiment.journal)
     folder = run_folder.create(out)
     with folder.locked():
         # Written before the slow checks, so that a run killed at any later instant can be resumed.
         run_folder.write_atomically(folder.experiment, write_experiment(experiment))
         try:
-            for stage in staging.to_check(experiment):
-                prepared = prepare(stage, out=out)
+            prepared = checks.check(experiment, out=out)[-1]
             if not staging.is_staged(experiment):
                 return _carry_on(folder, prepared, display, ray_address)
             return _in_stages(folder, experiment, prepared, display, ray_address)
@@ -115,14 +124,16 @@ def _scores_of_parents(
         return {name: trial.objectives or {} for name, trial in _scored(wanted, evaluations, interrupts).items()}
 
 
-def _evaluations(folder: RunFolder, prepared: Prepared, workers: RunWorkers, split: Split) -> Evaluations:
+def _evaluations(
+    folder: RunFolder, prepared: Prepared, workers: RunWorkers, split: Split, polled: Polled = unwatched
+) -> Evaluations:
     """Return evaluations on all items of a split; those of the search lie apart if trials are asked fewer."""
     fitness, estimate = prepared.fitness, prepared.experiment.fitness.estimate
     estimated = estimate is not None and split == "search"
     items = fitness.items(split)
     soft = items if estimated and estimate and estimate.soft else {}
     plan = FixedPlan("calibration" if estimated else split, fitness, Asked(items, soft))
-    return Evaluations(workers.pool, plan, folder.responses)
+    return Evaluations(workers.pool, plan, folder.responses, polled)
 
 
 def _scored(recipes: Mapping[str, Recipe], evaluations: Evaluations, interrupts: Interrupts) -> dict[str, Trial]:
@@ -132,8 +143,8 @@ def _scored(recipes: Mapping[str, Recipe], evaluations: Evaluations, interrupts:
         WorkerError: one cannot be evaluated.
         KeyboardInterrupt: the user asked to stop.
     """
-    for recipe in recipes.values():
-        evaluations.start(recipe)
+    for name, recipe in recipes.items():
+        evaluations.start(recipe, label=name)
     found = {}
     for name, recipe in recipes.items():
         if interrupts.stopping():
@@ -147,23 +158,37 @@ def _scored(recipes: Mapping[str, Recipe], evaluations: Evaluations, interrupts:
 def _has_trials(folder: RunFolder) -> bool:
     try:
         return bool(Journal.read(folder.journal).trials())
-    except RunError:
+    except NotBegunError:
         return False
+    except EvomergeError:  # it may have some: its server is away, or its disk
+        return True
 
 
 def _undo(folder: RunFolder, existed: bool) -> None:
     """Remove what a run that failed before its first trial left, so that it can be started again once mended."""
+    stages = (folder.path / hybrid.FIRST, folder.path / nested.FOLDER)
+    for journal in (folder.journal, *(journal for stage in stages for journal in stage.rglob(folder.journal.name))):
+        discard(journal)
     if not existed:
         shutil.rmtree(folder.path)
         return
     for made in (folder.responses, folder.banks, folder.path / hybrid.FIRST, folder.path / nested.FOLDER):
         shutil.rmtree(made, ignore_errors=True)
-    for path in (folder.experiment, folder.journal, folder.front, folder.tree):
+    for path in (folder.experiment, folder.front, folder.tree):
         path.unlink(missing_ok=True)
 
 
-def resume(path: Path, display: Display, *, ray_address: str | None = None, extend_trials: int = 0) -> Ended:
+def resume(
+    path: Path,
+    display: Display,
+    *,
+    ray_address: str | None = None,
+    extend_trials: int = 0,
+    loggers: Sequence[str] = (),
+) -> Ended:
     """Go on with the run in ``path`` exactly where it stopped; with ``extend_trials``, with a larger budget.
+
+    ``loggers`` are told all trials, those before included, beside the experiment's own, and belong to it from now on.
 
     Raises:
         RunError: there is no run, another process holds it, or its parents or items changed.
@@ -171,15 +196,20 @@ def resume(path: Path, display: Display, *, ray_address: str | None = None, exte
     folder = RunFolder(path)
     experiment = folder.read_written()
     with folder.locked():
+        address = read_address(folder.journal)
+        if address is not None:
+            check_server(address.url)
         if extend_trials:
             _check_finished(folder, folder.read_experiment())
             trials = experiment.budget.trials + extend_trials
             budget = experiment.budget.model_copy(update={"trials": trials})
             experiment = experiment.model_copy(update={"budget": budget})
-        for stage in staging.to_check(experiment):
-            prepared = prepare(stage, out=path)
+        if added := [name for name in loggers if name not in experiment.loggers]:
+            experiment = experiment.model_copy(update={"loggers": [*experiment.loggers, *added]})
+        prepared = checks.check(experiment, out=path)[-1]
         if extend_trials:
             folder.confirmation.unlink(missing_ok=True)  # of the shorter run
+        if extend_trials or added:
             run_folder.write_atomically(folder.experiment, write_experiment(experiment))
         if not staging.is_staged(experiment):
             return _carry_on(folder, prepared, display, ray_address)
@@ -197,25 +227,42 @@ def _check_finished(folder: RunFolder, experiment: ExperimentConfig) -> None:
 
 def _carry_on(folder: RunFolder, prepared: Prepared, display: Display, ray_address: str | None) -> Ended:
     experiment = prepared.experiment
-    journal = Journal.write(folder.journal, experiment.name, prepared.objectives)
     for warning in prepared.warnings:
         display.note(f"warning: {warning}")
     with (
+        Journal.write(
+            folder.journal, experiment.name, prepared.objectives, url=experiment.journal, note=display.note
+        ) as journal,
         watched(display.note) as interrupts,
         open_workers(prepared, display, ray_address, interrupts.install) as workers,
+        watching(folder.workers, workers.states, display.workers, display.note) as watch,
+        open_loggers(folder, experiment, journal, display.note) as loggers,
     ):
         facts = facts_of(folder, journal, prepared, workers, display)
-        run = _Run(folder, prepared, journal, workers, display, interrupts, facts)
+        _settle_batch_sizes(journal, prepared, workers)
+        run = _Run(folder, prepared, journal, workers, display, interrupts, facts, watch, loggers)
         references = run.references()
         run.calibrate()
+        loggers.begin(references)
         tracker = run.search(references)
-        done, budget = len(tracker.trials), experiment.budget.trials
+        done, budget = tracker.done, experiment.budget.trials
         if done < budget or (interrupts.stopping() and read_confirmation(folder.confirmation) is None):
             display.finished(f"stopped after {done} of {budget} trials")
             return Ended(folder, False, done, budget)
         confirmation = run.confirm(tracker)
-        display.finished(f"{budget} trials, {len(tracker.front)} on the front; picked trial {confirmation.pick}")
+        loggers.confirmed(confirmation)
+        display.finished(f"{budget} trials, {len(tracker.front)} on the front; picked {confirmation.picked.label}")
     return Ended(folder, True, done, budget)
+
+
+def _settle_batch_sizes(journal: Journal, prepared: Prepared, workers: RunWorkers) -> None:
+    """Have every session of the run work in batches of the same sizes, where these are to be found."""
+    if prepared.experiment.fitness.batch_size != "auto":
+        return
+    workers.batch_sizes = journal.facts().get("batch_sizes")
+    if workers.batch_sizes is None:
+        workers.pool()
+        journal.note("batch_sizes", workers.batch_sizes)
 
 
 class _Run:
@@ -230,16 +277,19 @@ class _Run:
         display: Display,
         interrupts: Interrupts,
         facts: Mapping[str, Any],
+        watch: WorkerWatch,
+        loggers: RunLoggers,
     ) -> None:
         self.folder, self.prepared, self.journal, self.workers = folder, prepared, journal, workers
         self.display, self.interrupts, self.facts = display, interrupts, facts
+        self.watch, self.loggers = watch, loggers
         self.estimate = prepared.experiment.fitness.estimate
         self.estimation: Estimation | None = None
         self.race: EstimatedPlan | None = None
 
     def evaluations(self, split: Split) -> Evaluations:
         """Return evaluations on all items of a split."""
-        return _evaluations(self.folder, self.prepared, self.workers, split)
+        return _evaluations(self.folder, self.prepared, self.workers, split, self.watch.poll)
 
     def calibrate(self) -> None:
         """Choose the items that trials are asked, and fit how their scores are estimated, once."""
@@ -295,47 +345,62 @@ class _Run:
 
     def search(self, references: list[dict[str, Any]]) -> Tracker:
         """Run the trials that the journal does not hold yet."""
-        experiment, recorded = self.prepared.experiment, self.journal.trials()
+        experiment, recorded = self.prepared.experiment, deque(self.journal.trials())
+        known = len(recorded)
         budget, genes = experiment.budget.trials, self.prepared.space.genes
         objectives = self.prepared.objectives
         corner = fronts.reference_point([r["objectives"] for r in references], objectives)
         tracker = Tracker(objectives, corner, self.prepared.known_front)
         all_failed = AllFailed(max(FEWEST_FAILURES, 2 * self.facts["in_flight"]))
-        self.display.started(
-            experiment.name, objective_infos(self.facts), budget, len(recorded), reference_rows(references)
-        )
+        self.display.started(experiment.name, objective_infos(self.facts), budget, known, reference_rows(references))
 
         evaluations, self.race = self.trial_evaluations()
+        laps = Laps(lambda: evaluations.waited)
+        conditions = Conditions(self.display.note)
+        front = FrontFile(self.folder.front, self.recipe)
 
         def record(trial: Trial) -> None:
             tracker.add(trial)
-            self.journal.append(replace(trial, front=tracker.quality.to_json()), genes)
+            driver, wait = laps.lap()
+            trial = replace(
+                trial,
+                front=tracker.quality.to_json(),
+                driver_seconds=driver,
+                wait_seconds=wait,
+                workers=self.workers.count,
+            )
+            self.journal.append(trial, genes)
+            self.loggers.told(trial, tracker.failed)
 
         def told(trial: Trial, in_flight: int) -> None:
-            if trial.number < len(recorded):
+            if trial.number < known:
                 tracker.add(trial)
+                self.loggers.told(trial, tracker.failed)
+            conditions.check(trial)
             if self.race is not None:
                 self.race.told(trial)
-            replaying = trial.number < len(recorded) - 1
-            if tracker.changed and not replaying:
-                self.write_front(tracker, None)
-            if trial.number >= len(recorded):
+            replaying = trial.number < known - 1
+            if not replaying:
+                front.update(tracker.front)
+            if trial.number >= known:
                 self.display.told(
                     row(trial, on_front=tracker.changed),
                     tracker.progress(budget, in_flight, self.workers.count),
                 )
             elif not replaying:
                 tracker.start_clock()
+                laps.restart()
             all_failed.check(trial, last=trial.number == budget - 1)
 
         tracker.start_clock()
+        laps.restart()
         evaluations.recall(recorded)
         searcher = self.prepared.searcher(budget)
         search(
             searcher,
             self.prepared.space,
             evaluations,
-            recorded=recorded,
+            recorded=drained(recorded),
             record=record,
             told=told,
             budget=budget,
@@ -345,7 +410,7 @@ class _Run:
         )
         self.explain(searcher)
         confirmation = read_confirmation(self.folder.confirmation)
-        of_this = confirmation is not None and confirmation.run_trials == len(tracker.trials)
+        of_this = confirmation is not None and confirmation.run_trials == tracker.done
         self.write_front(tracker, confirmation if of_this else None)
         return tracker
 
@@ -377,39 +442,26 @@ class _Run:
             if name in names
         ]
         plan = EstimatedPlan(prepared.fitness, self.estimation, prepared.objectives, prepared.space.genes, known)
-        return Evaluations(self.workers.pool, plan, self.folder.responses), plan
+        return Evaluations(self.workers.pool, plan, self.folder.responses, self.watch.poll), plan
 
     def confirm(self, tracker: Tracker) -> Confirmation:
-        """Evaluate the front and the reference models on the confirmation items, and pick."""
-        evaluations, experiment = self.evaluations("confirmation"), self.prepared.experiment
-        models: list[tuple[str, str, int | None, Recipe]] = [
-            (name, kind, None, recipe) for name, (kind, recipe) in self.prepared.reference_recipes.items()
-        ]
-        models += [(f"trial {t.number}", "trial", t.number, self.recipe(t)) for t in self.to_confirm(tracker)]
-        self.display.note(f"confirming {len(models)} models on items that the search never saw")
-        for *_, recipe in models:
-            evaluations.start(recipe)
-        answered = []
-        for label, kind, number, recipe in models:
-            outcome = evaluations.outcome(recipe)
-            if outcome.responses is None:
-                self.display.note(f"{label} could not be confirmed and is left out: {outcome.error}")
-                continue
-            responses = Responses.from_json(outcome.responses)
-            try:
-                self.prepared.fitness.score(responses)
-            except Exception as error:
-                self.display.note(f"{label} could not be confirmed and is left out: {error}")
-                continue
-            answered.append(Answered(label, kind, number, recipe, responses))
+        """Evaluate the front, predictions and the reference models on the confirmation items, and pick."""
+        models = [Model(name, kind, None, recipe) for name, (kind, recipe) in self.prepared.reference_recipes.items()]
+        models += [Model(f"trial {t.number}", "trial", t.number, self.recipe(t)) for t in self.to_confirm(tracker)]
+        amortized = read_amortized(self.folder.amortized)
+        predicted = predictions(amortized, self.journal.trials()) if amortized else []
+        what = f", {len(predicted)} of them points of the predicted front," if predicted else ""
+        self.display.note(f"confirming {len(models) + len(predicted)} models{what} on items that the search never saw")
+        answered = ask(
+            [*models, *predicted], self.evaluations("confirmation"), self.prepared.fitness, self.display.note
+        )
         if not any(model.kind == "trial" for model in answered):
             raise WorkerError("none of the front's trials could be confirmed; the reasons are above")
-        rule = experiment.pick
+        rule = self.prepared.experiment.pick
         if rule.startswith("trial:") and int(rule.removeprefix("trial:")) not in [m.trial for m in answered]:
             self.display.note(f"warning: {rule} failed, so the pick is by best-mean")
             rule = "best-mean"
-        trials = len(tracker.trials)
-        confirmation = confirm(answered, self.prepared.fitness, self.prepared.objectives, rule, trials)
+        confirmation = confirm(answered, self.prepared.fitness, self.prepared.objectives, rule, tracker.done)
         run_folder.write_json(self.folder.confirmation, confirmation.to_json())
         self.write_front(tracker, confirmation)
         return confirmation
@@ -418,8 +470,9 @@ class _Run:
         """Return the front, and the trial that the experiment picks by number if it is not on it."""
         rule = self.prepared.experiment.pick
         wanted = int(rule.removeprefix("trial:")) if rule.startswith("trial:") else None
-        front = tracker.front if self.race is None else self.race.final_front(tracker.trials)
-        extra = [t for t in tracker.trials if t.number == wanted and t not in front and not t.failed]
+        trials = self.journal.trials() if wanted is not None or self.race is not None else []
+        front = tracker.front if self.race is None else self.race.final_front(trials)
+        extra = [t for t in trials if t.number == wanted and t not in front and not t.failed]
         return front + extra
 
     def recipe(self, trial: Trial) -> Recipe:
@@ -428,5 +481,9 @@ class _Run:
 
     def write_front(self, tracker: Tracker, confirmation: Confirmation | None) -> None:
         """Bring ``front.jsonl`` up to date."""
-        shown = tracker.front if self.race is None or confirmation is None else self.race.final_front(tracker.trials)
-        write_front(self.folder.front, [(trial, self.recipe(trial)) for trial in shown], confirmation)
+        shown = tracker.front
+        if self.race is not None and confirmation is not None:
+            shown = self.race.final_front(self.journal.trials())
+        genomes = {n: p.genome for n, p in confirmation.predictions.items()} if confirmation else {}
+        predicted = {number: self.prepared.space.express(genome) for number, genome in genomes.items()}
+        write_front(self.folder.front, [(trial, self.recipe(trial)) for trial in shown], confirmation, predicted)

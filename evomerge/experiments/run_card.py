@@ -36,14 +36,14 @@ def card_of(
     stages: tuple[NamedRecipe, ...] = (),
     before: Sequence[str] = (),
 ) -> CardData:
-    """Return what the card of trial ``number`` says.
+    """Return what the card of a trial or a confirmed prediction says.
 
     Args:
         prepared: the parts of the run.
         journal: the run's.
         confirmation: the run's; None before it is finished.
-        number: of the trial.
-        recipe: the trial's.
+        number: of the trial or prediction.
+        recipe: its own.
         stages: where the recipe is the last of several: all of them.
         before: a line for each earlier stage of the run.
     """
@@ -78,8 +78,10 @@ def _search(
         seed=searcher.seed,
         trials=len(trials),
         failed_trials=sum(trial.failed for trial in trials),
-        front_size=len(confirmation.trials) if confirmation else None,
+        front_size=len(confirmation.candidates) - len(confirmation.predictions) if confirmation else None,
+        predictions=len(confirmation.predictions) if confirmation else 0,
         trial=number,
+        is_predicted=confirmation is not None and number in confirmation.predictions,
         pick=confirmation.rule if confirmation and confirmation.pick == number else "",
         search_items=facts["item_counts"]["search"],
         confirmation_items=facts["item_counts"]["confirmation"],
@@ -105,10 +107,10 @@ def _estimate(config: EstimateConfig | None, facts: Mapping[str, Any], trials: S
 
 
 def _scores(confirmation: Confirmation | None, number: int) -> tuple[ScoreRow, ...]:
-    if confirmation is None or number not in confirmation.trials:
+    if confirmation is None or number not in confirmation.candidates:
         return ()
     references = [row for row in confirmation.rows if row.trial is None]
-    return tuple(_score_row(row) for row in [confirmation.trials[number], *references])
+    return tuple(_score_row(row) for row in [confirmation.candidates[number], *references])
 
 
 def _score_row(row: Confirmed) -> ScoreRow:
@@ -126,7 +128,9 @@ def _score(estimate: Estimate) -> Score:
 def _comparisons(confirmation: Confirmation | None, number: int) -> tuple[Comparison, ...]:
     if confirmation is None or confirmation.pick != number:
         return ()
-    test = f"paired sign-flip test over items, corrected for the {len(confirmation.trials)} trials picked from"
+    candidates = "trials and predictions" if confirmation.predictions else "trials"
+    count = len(confirmation.candidates)
+    test = f"paired sign-flip test over items, corrected for the {count} {candidates} picked from"
     return tuple(
         Comparison(
             rival=c.against,

@@ -1,9 +1,10 @@
 """The run folder: everything that one experiment writes, and all that resuming it needs.
 
-experiment.yaml   the resolved experiment        journal.log    one line a finished trial
+experiment.yaml   the resolved experiment        journal.log    one line a finished trial, or where the journal lies
 front.jsonl       the front, kept current        responses/     per-item responses of every evaluation
 confirmation.json the front on unseen items      report.html    model/   after ``evomerge export``
 amortized.json    what surrogates of objectives say, where the searcher fits them
+workers.json      what each worker is doing, while the run goes
 banks/            item banks, where scores are estimated from a few items
 parameter-space/  the run of a hybrid experiment's first stage
 tree.json, tree/  which models a nested search merges with which, and the runs of these merges
@@ -63,6 +64,10 @@ class RunFolder:
     @property
     def amortized(self) -> Path:
         return self.path / "amortized.json"
+
+    @property
+    def workers(self) -> Path:
+        return self.path / "workers.json"
 
     @property
     def report(self) -> Path:
@@ -146,14 +151,8 @@ def create(path: Path) -> RunFolder:
         ConfigError: it holds a run already, or cannot be written.
     """
     folder = RunFolder(path)
-    if folder.experiment.exists() or folder.journal.exists():
-        raise ConfigError(
-            Problem(
-                "the folder already holds a run",
-                str(path),
-                f"go on with it (`evomerge resume {path}`), name another folder with --out, or remove it",
-            )
-        )
+    if problems := taken(path):
+        raise ConfigError(problems)
     try:
         path.mkdir(parents=True, exist_ok=True)
         descriptor, probe = tempfile.mkstemp(dir=path)
@@ -164,6 +163,15 @@ def create(path: Path) -> RunFolder:
             Problem(f"cannot write there: {error.strerror}", str(path), "name a writable folder with --out")
         ) from error
     return folder
+
+
+def taken(path: Path) -> list[Problem]:
+    """Return why no new run can go into a folder: it holds one."""
+    folder = RunFolder(path)
+    if not (folder.experiment.exists() or folder.journal.exists()):
+        return []
+    hint = f"go on with it (`evomerge resume {path}`), name another folder with --out, or remove it"
+    return [Problem("the folder already holds a run", str(path), hint)]
 
 
 def write_atomically(path: Path, text: str) -> None:

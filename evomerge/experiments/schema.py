@@ -12,9 +12,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
 from evomerge import library
-from evomerge.errors import ConfigError, Problem
+from evomerge.errors import ConfigError, Problem, suggest
+from evomerge.experiments.journals import address
 from evomerge.fitness.irt.bank import bank_files
 from evomerge.fitness.objectives import FitnessConfig
+from evomerge.loggers import LOGGERS
 from evomerge.recipes import ActivationRelaxation, Alignment, TokenizerSettings, yaml
 from evomerge.search_spaces import SearchSpaceConfig, read_search_space
 from evomerge.searchers import SearcherConfig, read_searcher
@@ -41,14 +43,35 @@ class WorkersConfig(Strict):
     """Where trials run. Nothing here but ``in_flight`` (and ``threads``, to rounding) changes a result."""
 
     devices: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: every GPU, else the CPU")
-    count: int | None = Field(default=None, ge=1, description="workers; default: one a GPU, or one a CPU core")
+    count: int | None = Field(
+        default=None, ge=1, description="workers; default: one a GPU, or one a CPU core, as machines join and leave"
+    )
+    devices_per_worker: float = Field(
+        default=1.0, gt=0, description="GPUs of each: 0.5 for two workers on each GPU, 2 for a model over two"
+    )
     threads: int | None = Field(default=None, ge=1, description="CPU threads a worker; default: cores / workers")
     in_flight: int | None = Field(
         default=None,
         ge=1,
-        description="candidates open at once; default: the larger of 8 and twice the workers",
+        description="candidates open at once; default: 8 or more, by the number of workers (docs/workers.md)",
     )
-    retries: int = Field(default=2, ge=0, description="further tries of a trial whose worker died")
+    retries: int = Field(default=2, ge=0, description="further tries of a trial that failed, or whose worker died")
+    time_limit: float | None = Field(
+        default=None,
+        gt=0,
+        description="seconds after which a worker hangs; default: 20 times the longest trial, at least 10 minutes",
+    )
+    overlap: bool | None = Field(
+        default=None,
+        description="merge the next trial while one is evaluated, if memory holds two models; default: on GPUs",
+    )
+
+    @field_validator("devices_per_worker")
+    @classmethod
+    def _whole_devices(cls, devices: float) -> float:
+        if devices > 1 and devices != int(devices):
+            raise ValueError("a worker takes a part of one GPU (0.5) or whole ones (2)")
+        return devices
 
 
 class MergeConfig(Strict):
@@ -95,6 +118,8 @@ class ExperimentConfig(Strict):
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     merge: MergeConfig = MergeConfig()
     known_front: str | None = None
+    journal: str | None = None
+    loggers: list[str] = []
 
     _document: yaml.Document | None = PrivateAttr(None)
 
@@ -125,6 +150,8 @@ class _Raw(Strict):
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     merge: MergeConfig = MergeConfig()
     known_front: str | None = None
+    journal: str | None = Field(None, description="URL of the server that keeps the journal; default: the run folder")
+    loggers: list[str] = Field([], description="experiment trackers that are told what happens (docs/watching.md)")
 
     @field_validator("parents", "also_score")
     @classmethod
@@ -144,6 +171,14 @@ class _Raw(Strict):
         if twice:
             raise ValueError(f"{twice[0]!r} is a parent already, which is scored anyway")
         return models
+
+    @field_validator("loggers")
+    @classmethod
+    def _known_loggers(cls, loggers: list[str]) -> list[str]:
+        for name in loggers:
+            if name not in LOGGERS:
+                raise ValueError(f"there is no logger {name!r}; {suggest(name, LOGGERS)}")
+        return list(dict.fromkeys(loggers))
 
     @field_validator("pick")
     @classmethod
@@ -179,6 +214,7 @@ def parse_experiment(
     """Validate a parsed experiment file; paths in it are taken relative to ``folder``."""
     for override in overrides:
         document = _override(document, override)
+    _check_journal(document)
     problems: list[Problem] = []
     raw = _collect(problems, lambda: yaml.validate(_Raw, document))
     data = document.data if isinstance(document.data, Mapping) else {}
@@ -281,6 +317,14 @@ def _module(function: str | None, folder: Path) -> str | None:
     if not module.endswith(".py") and (folder / beside).is_file():
         return str((folder / beside).resolve()) + colon + name
     return _file(function, folder)
+
+
+def _check_journal(document: yaml.Document) -> None:
+    """Refuse a journal's URL that cannot be used, before anything tells what the fields are: it may hold a password."""
+    url = document.data.get("journal") if isinstance(document.data, Mapping) else None
+    problem = address.problem_of(url, document.where(("journal",))) if isinstance(url, str) else None
+    if problem is not None:
+        raise ConfigError(problem)
 
 
 def _collect(problems: list[Problem], read: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 
 from evomerge.experiments import fronts, staging
 from evomerge.experiments.amortized import read_amortized
+from evomerge.experiments.conditions import counted, warning
 from evomerge.experiments.confirmation import Confirmation, read_confirmation
 from evomerge.experiments.journal import Journal, Trial
 from evomerge.experiments.run_folder import RunFolder
@@ -53,8 +54,9 @@ def summarise(path: Path) -> RunSummary:
         confirmation = None  # of the run before it was extended
     front = tracker.front
     if confirmation and "estimation" in facts:  # estimates are revised in the light of later trials
-        front = [trial for trial in trials if trial.number in confirmation.trials]
+        front = [trial for trial in trials if trial.number in confirmation.candidates]
     amortized = read_amortized(folder.amortized)
+    conditions = counted(trials)
     summary = RunSummary(
         name=experiment.name,
         folder=str(path),
@@ -72,14 +74,15 @@ def summarise(path: Path) -> RunSummary:
         comparisons=_comparisons(confirmation),
         winner_recipe_yaml=_winner_recipe(folder, confirmation) if confirmation else None,
         names={reference: name for name, reference in experiment.references.items()},
-        flags=flags(front, references),
+        flags=[*flags(front, references), *filter(None, [warning(conditions)])],
         versions=facts.get("versions", {}),
-        facts=_facts(facts, experiment.searcher.model_dump(mode="json")),
+        facts=_facts(facts, experiment.searcher.model_dump(mode="json"))
+        | {"evaluated on": "; ".join(map(str, conditions)) or "nothing yet"},
         wall_seconds=_wall_seconds(trials),
         budget=experiment.budget.trials,
         quality=_quality(tracker, trials),
         igd_plus=[(trial.number, trial.front["igd_plus"]) for trial in trials if "igd_plus" in trial.front],
-        surrogates=surrogates(amortized, trials) if amortized else None,
+        surrogates=surrogates(amortized, trials, confirmation, facts) if amortized else None,
         tree=merges_of(folder),
     )
     estimate = experiment.fitness.estimate

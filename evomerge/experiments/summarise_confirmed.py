@@ -23,6 +23,7 @@ def confirmed_row(confirmed: Confirmed) -> ConfirmedRow:
         mean=_interval(confirmed.mean),
         truncated=confirmed.truncated,
         unextracted=confirmed.unextracted,
+        predicted=confirmed.predicted,
     )
 
 

@@ -117,7 +117,7 @@ def checks(summary: RunSummary, objective: str, items: int) -> list[EstimateChec
         items: how many items' mean was estimated.
     """
     trials = {trial.number: trial for trial in summary.trials}
-    pairs = [(trials[row.trial], row.objectives[objective]) for row in summary.confirmed if row.trial is not None]
+    pairs = [(trials[row.trial], row.objectives[objective]) for row in summary.confirmed if row.trial in trials]
     return [_check(trial, objective, confirmed, items) for trial, confirmed in pairs]
 
 

@@ -47,7 +47,7 @@ def earlier_stages(folder: RunFolder) -> list[str]:
         stage = RunFolder(model.parent)
         done, confirmation = _done(stage)
         planned = stage.read_written().budget.trials if stage.experiment.is_file() else 0
-        picked = f", picked trial {confirmation.pick}" if confirmation else ""
+        picked = f", picked {confirmation.picked.label}" if confirmation else ""
         lines.append(f"{name}, by a search in {stage.path.name}: {_of(done, planned)} trials{picked}")
     return lines
 
@@ -80,7 +80,7 @@ def _merge(node: nested.Node, folder: RunFolder, budget: int) -> MergeOfTwo:
     found = MergeOfTwo(node.name, node.left, node.right, node.objectives, done, budget)
     if confirmation is None:
         return found
-    return replace(found, pick=confirmation.pick, confirmed=confirmed_row(confirmation.trials[confirmation.pick]))
+    return replace(found, pick=confirmation.pick, confirmed=confirmed_row(confirmation.picked))
 
 
 def _done(folder: RunFolder) -> tuple[int, Confirmation | None]:

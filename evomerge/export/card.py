@@ -232,9 +232,16 @@ def _search(search: SearchInfo) -> list[str]:
     lines += [f"- before: {line}" for line in search.before]
     lines += [f"- trials: {search.trials}{failed}"]
     if search.front_size is not None:
-        lines.append(f"- Pareto front: {search.front_size} trials")
+        also = f", and {search.predictions} points of the front that surrogates predict" if search.predictions else ""
+        lines.append(f"- Pareto front: {search.front_size} trials{also}")
     if search.trial is not None:
-        lines.append(f"- this model: trial {search.trial}" + (f", picked by {search.pick}" if search.pick else ""))
+        name = f"{'prediction' if search.is_predicted else 'trial'} {search.trial}"
+        lines.append(f"- this model: {name}" + (f", picked by {search.pick}" if search.pick else ""))
+    if search.is_predicted:
+        lines.append(
+            f"- it was predicted by surrogates fitted to the {search.trials - search.failed_trials} trials with "
+            "scores, and never evaluated in the search: only on the held-out items"
+        )
     tasks = list(dict.fromkeys([*search.search_items, *search.confirmation_items]))
     counts = [
         [task, _count(search.search_items, task), _asked(search, task), _count(search.confirmation_items, task)]
@@ -273,9 +280,10 @@ def _winners_curse(search: SearchInfo) -> str:
         "search items are too high (the winner's curse). The results above come from other items, which the "
         "search never saw."
     )
-    if search.front_size and search.front_size > 1:
+    picked_from = (search.front_size or 0) + search.predictions
+    if picked_from > 1:
         text += (
-            f" The model was picked among the {search.front_size} of the front by its results on those same "
+            f" The model was picked among the {picked_from} of the front by its results on those same "
             "held-out items: a little of that optimism remains."
         )
     if search.before:

@@ -118,7 +118,10 @@ class SearchInfo:
         search_items: task → number of items that the search scored its trials on, or estimated their scores on.
         confirmation_items: task → number of items, none of them among the search items, of the results below.
         shared_items: tasks whose items cannot be split (functions that declare none): confirmed on the same ones.
+        front_size: trials that were confirmed; None before that.
+        predictions: points of the front that surrogates predict that were confirmed too.
         trial: the number of the trial that this model is; ``pick`` says by which rule it was chosen.
+        is_predicted: whether it is no trial but one of these points, numbered on after the trials.
         estimate: how scores were estimated; None where they are exact.
         before: a line for each search whose pick this one merged.
     """
@@ -129,7 +132,9 @@ class SearchInfo:
     trials: int
     failed_trials: int = 0
     front_size: int | None = None
+    predictions: int = 0
     trial: int | None = None
+    is_predicted: bool = False
     pick: str = ""
     search_items: Mapping[str, int] = field(default_factory=dict)
     confirmation_items: Mapping[str, int] = field(default_factory=dict)

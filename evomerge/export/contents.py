@@ -40,6 +40,8 @@ def _weight_problems(folder: Path) -> list[str]:
         weight_map = {}
     else:
         return [f"no weights ({SINGLE} or {INDEX})"]
+    if foreign := sorted(str(file) for file in set(weight_map.values()) if Path(str(file)).name != file):
+        return [f"{INDEX} names {foreign[0]!r}, which lies outside the folder"]
     problems = []
     for file in sorted(set(weight_map.values())) or [SINGLE]:
         wanted = {name for name, place in weight_map.items() if place == file}

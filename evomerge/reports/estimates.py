@@ -161,7 +161,7 @@ def ability_rows(estimates: Estimates, objectives: Sequence[ObjectiveInfo]) -> l
     return [
         (
             row.label,
-            "winner" if row.kind == "trial" else row.kind,
+            row.kind if row.kind in ("parent", "base", "uniform") else "winner",
             [_ability(row.values.get(o.name)) for o in objectives],
         )
         for row in rows

@@ -27,6 +27,13 @@ _GROUPS: dict[str, dict[str, Any]] = {  # in drawing order: the last lies on top
     "parents": {"color": COLOURS["parent"], "size": 12, "symbol": "diamond"},
     "winner": {"color": COLOURS["winner"], "size": 16, "symbol": "star"},
 }
+_GROUP_OF = {
+    "parent": "parents",
+    "base": "base",
+    "uniform": "uniform merge",
+    "trial": "front",
+    "prediction": "predicted front",
+}
 _LABELLED = ("parents", "winner")
 _SIDES = ("top center", "bottom center", "middle right", "middle left")  # so that close names can be read
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
@@ -57,7 +64,8 @@ def front_figures(summary: RunSummary) -> tuple[go.Figure, go.Figure | None]:
     """Return the plot on the search items and, once there is one, on the confirmation items.
 
     Estimated scores on the search items have their intervals drawn for the front; all trials' would hide each other.
-    The front that surrogates predict, which nobody evaluated, is drawn beside the evaluated one.
+    The front that surrogates predict is drawn beside the evaluated one; the points of it that were confirmed are on
+    the second plot, where they scored.
 
     With more than two objectives a menu on each figure chooses the pair that is drawn.
     """
@@ -120,7 +128,7 @@ def _trial_point(trial: TrialRow, pick: int | None) -> _Point:
 
 def _predicted(summary: RunSummary) -> list[_Point]:
     front = summary.surrogates.front if summary.surrogates else ()
-    return [_Point("predicted, never evaluated", "predicted front", objectives) for objectives in front]
+    return [_Point("as predicted", "predicted front", objectives) for objectives in front]
 
 
 def _confirmed(summary: RunSummary) -> list[_Point]:
@@ -133,7 +141,7 @@ def _confirmed_point(row: ConfirmedRow, pick: int | None) -> _Point:
 
 
 def _reference_group(row: ReferenceRow | ConfirmedRow) -> str:
-    return {"parent": "parents", "base": "base", "uniform": "uniform merge", "trial": "front"}[row.kind]
+    return _GROUP_OF[row.kind]
 
 
 def _axis(points: Sequence[_Point], name: str) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import YamlLexer
 
 from evomerge.recipes.path_text import path_in_words
-from evomerge.reports import estimates, surrogates, tree, wording
+from evomerge.reports import estimates, surrogates, timings, tree, wording
 from evomerge.reports.front_plots import front_figures, profile_figure
 from evomerge.reports.importance import FEWEST_TRIALS, GeneImportance, importance, over_depth, without_depth
 from evomerge.reports.paths import path_figure, path_note, winner_recipe
@@ -37,8 +37,9 @@ from evomerge.reports.plots import (
     importance_figure,
     progress_figure,
 )
-from evomerge.reports.score_table import confirmed_scores, front_scores, search_scores
+from evomerge.reports.score_table import confirmed_scores, front_scores, prediction_scores, search_scores
 from evomerge.reports.summary import Comparison, ReferenceRow, RunSummary, TrialRow
+from evomerge.search_spaces.genes import Genome
 
 FRONT_ROWS = 50
 
@@ -103,6 +104,7 @@ def render_report(summary: RunSummary) -> str:
         tiles=_tiles(summary),
         scores=confirmed_scores(summary) if summary.confirmed else search_scores(summary),
         front_scores=front_scores(summary, FRONT_ROWS),
+        prediction_scores=prediction_scores(summary, FRONT_ROWS),
         front_note=_front_note(summary),
         sections=_figure_sections(summary, figures),
         genes=_gene_panes(summary, figures),
@@ -115,8 +117,7 @@ def render_report(summary: RunSummary) -> str:
         experiment=_yaml(summary.experiment_yaml),
         shares=_shares(summary),
         failures=_failures(summary),
-        times=_times(summary.trials),
-        workers=_workers(summary.trials),
+        time=_time(summary.trials),
         figure=figures.place,
         style=Markup((folder / "report.css").read_text(encoding="utf-8")),
         script=Markup((folder / "report.js").read_text(encoding="utf-8")),
@@ -190,7 +191,8 @@ def _figure_sections(summary: RunSummary, figures: Figures) -> dict[str, list[tu
         predicted = ", and the front that surrogates predict" if summary.surrogates else ""
         front.append((figures.add("front", searched), f"On the search items: every trial{predicted}{estimated}"))
         if confirmed is not None:
-            front.append((figures.add("confirmed", confirmed), "On the confirmation items: 95% intervals"))
+            points = "; points of the predicted front are where they scored" if summary.predictions else ""
+            front.append((figures.add("confirmed", confirmed), f"On the confirmation items: 95% intervals{points}"))
     if len(summary.objectives) > 2:
         front.append((figures.add("profile", profile_figure(summary)), "Front and references across all objectives"))
     progress = [
@@ -242,11 +244,13 @@ def _gene_note(summary: RunSummary) -> str:
 
 
 def _winner(summary: RunSummary, figures: Figures) -> dict[str, Any] | None:
-    """Return the picked trial's number, its path (None if it has none) and its genome's figures."""
-    trial = next((trial for trial in summary.trials if trial.number == summary.pick), None)
-    if trial is None:
+    """Return what the pick is called, its path (None if it has none) and its genome's figures."""
+    genomes: dict[int | None, Genome] = {trial.number: trial.genome for trial in summary.trials}
+    genomes |= {row.trial: row.predicted.genome for row in summary.predictions if row.predicted}
+    genome, winner = genomes.get(summary.pick), summary.winner
+    if genome is None:
         return None
-    numeric = {name: float(value) for name, value in trial.genome.items() if not isinstance(value, str)}
+    numeric = {name: float(value) for name, value in genome.items() if not isinstance(value, str)}
     table = over_depth(numeric)
     others = numeric if table is None else without_depth(numeric)
     drawn = []
@@ -254,7 +258,9 @@ def _winner(summary: RunSummary, figures: Figures) -> dict[str, Any] | None:
         drawn.append(figures.add("winner-depth", depth_figure(table, share=False)))
     if others:
         drawn.append(figures.add("winner-genes", genome_figure(others)))
-    return {"number": trial.number, "path": _path(summary, figures), "figures": drawn}
+    label = winner.label if winner else f"trial {summary.pick}"
+    predicted = winner is not None and winner.predicted is not None
+    return {"label": label, "predicted": predicted, "path": _path(summary, figures), "figures": drawn}
 
 
 def _path(summary: RunSummary, figures: Figures) -> dict[str, Any] | None:
@@ -311,6 +317,15 @@ def _surrogates(summary: RunSummary, figures: Figures) -> dict[str, Any] | None:
             )
             for index, o in enumerate(drawn)
         ],
+        "confirmed": [
+            (
+                figures.add(
+                    f"predictions-{index}", surrogates.figure(found.confirmed[name], summary.pick, "prediction")
+                ),
+                caption,
+            )
+            for index, (name, caption) in enumerate(surrogates.captions_confirmed(found, summary.objectives).items())
+        ],
         "worst": surrogates.worst_rows(found),
         "predicted": wording.capital(surrogates.predicted(found, summary.folder)),
     }
@@ -357,27 +372,14 @@ def _last_line(error: str | None) -> str:
     return lines[-1] if lines else "no message"
 
 
-def _times(trials: Sequence[TrialRow]) -> list[dict[str, Any]]:
-    """Return where the trials' summed time went, as parts of the whole; empty when nothing was timed."""
-    total = sum(trial.seconds for trial in trials)
-    if total <= 0:
-        return []
-    merging = sum(trial.merge_seconds for trial in trials)
-    forward = sum(trial.forward_seconds for trial in trials)
-    parts = {"forward passes": forward, "merging": merging, "other": max(0.0, total - merging - forward)}
-    return [{"name": name, "seconds": s, "part": s / total} for name, s in parts.items()]
-
-
-def _workers(trials: Sequence[TrialRow]) -> list[Mapping[str, Any]]:
-    return list(_by_worker(trials)) if any(trial.worker for trial in trials) else []
-
-
-def _by_worker(trials: Sequence[TrialRow]) -> Iterator[Mapping[str, Any]]:
-    for name in sorted({trial.worker for trial in trials}):
-        own = [trial for trial in trials if trial.worker == name]
-        yield {
-            "name": name or "–",
-            "trials": len(own),
-            "failed": sum(trial.objectives is None for trial in own),
-            "seconds": sum(trial.seconds for trial in own),
-        }
+def _time(trials: Sequence[TrialRow]) -> dict[str, Any] | None:
+    """Return what the section on time shows; None when nothing was timed."""
+    found = timings.timings(trials)
+    if found is None:
+        return None
+    return {
+        "parts": timings.parts(found),
+        "driver": timings.driver_line(found),
+        "limit": timings.limit(found),
+        "workers": timings.worker_totals(trials),
+    }

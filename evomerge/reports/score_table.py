@@ -54,7 +54,7 @@ class _Scored:
 def confirmed_scores(summary: RunSummary) -> ScoreTable:
     """Return parents, base, uniform merge and winner on the confirmation items, with intervals."""
     rows = [
-        _Scored(row.label, "winner" if row.kind == "trial" else row.kind, {**row.objectives, MEAN: row.mean})
+        _Scored(row.label, "winner" if row.trial is not None else row.kind, {**row.objectives, MEAN: row.mean})
         for row in wording.compared_rows(summary)
     ]
     return _table(rows, _columns(summary), "On the confirmation items, which the search never saw; 95% intervals.")
@@ -85,6 +85,19 @@ def front_scores(summary: RunSummary, most: int) -> ScoreTable | None:
         rows.append(_Scored(f"trial {trial.number}", kind, values))
     note = "On the confirmation items." if confirmed else f"On the search items.{_estimated(summary)}"
     return _table(rows, _columns(summary), note, left_out=max(0, len(front) - most))
+
+
+def prediction_scores(summary: RunSummary, most: int) -> ScoreTable | None:
+    """Return the confirmed points of the predicted front, the best mean first; None where there are none."""
+    found = sorted(summary.predictions, key=lambda row: -row.mean.value)
+    if not found:
+        return None
+    rows = [
+        _Scored(row.label, "winner" if row.trial == summary.pick else "trial", {**row.objectives, MEAN: row.mean})
+        for row in found[:most]
+    ]
+    left_out = max(0, len(found) - most)
+    return _table(rows, _columns(summary), "On the confirmation items: where the predictions scored.", left_out)
 
 
 def _columns(summary: RunSummary) -> list[ObjectiveInfo]:

@@ -14,11 +14,11 @@ from typing import Literal
 
 from evomerge.fronts import Quality
 from evomerge.search_spaces.genes import Genome
-from evomerge.searchers.surrogates.explanation import SurrogateFacts
+from evomerge.searchers.surrogates.explanation import Prediction, SurrogateFacts
 
 Direction = Literal["maximize", "minimize"]
 ReferenceKind = Literal["parent", "base", "uniform"]
-ConfirmedKind = Literal["parent", "base", "uniform", "trial"]
+ConfirmedKind = Literal["parent", "base", "uniform", "trial", "prediction"]
 Z95 = 1.96  # standard errors to either side of a value in its 95% interval
 
 
@@ -50,7 +50,9 @@ class TrialRow:
     ``objectives`` is None for a failed trial, whose ``error`` is a traceback. ``truncated`` and
     ``unextracted`` map a task to the share (0 to 1) of its generations cut off by the token
     limit and of its answers that could not be extracted. ``seconds`` is wall time; ``merge_seconds`` and
-    ``forward_seconds`` are parts of it. A ``cached`` trial had a recipe that was evaluated before.
+    ``forward_seconds`` are parts of it; ``queue_seconds`` passed between question and answer besides. Since the trial
+    before, the driver worked ``driver_seconds`` and waited ``wait_seconds`` for its ``workers``. A ``cached`` trial
+    had a recipe that was evaluated before.
     ``standard_errors`` are of the objectives that are estimated from a few items.
     """
 
@@ -61,6 +63,10 @@ class TrialRow:
     seconds: float = 0.0
     merge_seconds: float = 0.0
     forward_seconds: float = 0.0
+    queue_seconds: float = 0.0
+    driver_seconds: float = 0.0
+    wait_seconds: float = 0.0
+    workers: int = 0
     finished: datetime | None = None
     error: str | None = None
     truncated: Mapping[str, float] = field(default_factory=dict)
@@ -112,7 +118,8 @@ class Interval:
 class ConfirmedRow:
     """A model on the confirmation items, which the search never saw.
 
-    ``mean`` is over the objectives by their weights, each turned so that larger is better.
+    A prediction is a point of the front that surrogates predict, numbered on after the trials; ``predicted`` is what
+    it was predicted to be. ``mean`` is over the objectives by their weights, each turned so that larger is better.
     """
 
     label: str
@@ -122,6 +129,7 @@ class ConfirmedRow:
     mean: Interval
     truncated: Mapping[str, float] = field(default_factory=dict)
     unextracted: Mapping[str, float] = field(default_factory=dict)
+    predicted: Prediction | None = None
 
 
 @dataclass(frozen=True)
@@ -226,7 +234,7 @@ class Estimates:
 
 @dataclass(frozen=True)
 class Foretelling:
-    """What an objective of a trial was foretold to be when it was asked, with the standard error, and its score."""
+    """What an objective of a trial or prediction was foretold to be, with the standard error, and its score."""
 
     trial: int
     foretold: float
@@ -259,11 +267,14 @@ class Surrogates:
         facts: how well each objective's surrogate fits.
         front: the predicted objectives of points that nobody evaluated.
         foretold: by objective, the trials that were predicted before they were evaluated, in order.
+        confirmed: by objective, the points of the predicted front that were confirmed; errors are of the difference
+            between a prediction and a score on the confirmation items.
     """
 
     facts: Mapping[str, SurrogateFacts]
     front: Sequence[Mapping[str, float]] = ()
     foretold: Mapping[str, Sequence[Foretelling]] = field(default_factory=dict)
+    confirmed: Mapping[str, Sequence[Foretelling]] = field(default_factory=dict)
 
     @property
     def evaluations(self) -> int:
@@ -303,7 +314,8 @@ class RunSummary:
     """A run, finished or not.
 
     ``hypervolume`` holds (trial number, volume dominated up to and including that trial), measured against
-    ``reference_point``. ``pick`` is the trial chosen by ``pick_rule`` on the confirmation items; None before.
+    ``reference_point``. ``pick`` is the trial or prediction chosen by ``pick_rule`` on the confirmation items; None
+    before.
     ``names`` maps references to what the experiment calls these models.
     ``flags`` are warnings in words; ``facts`` are label → text pairs shown as they are (seed, items).
     ``estimates`` is None where scores are exact, and before the items are chosen. ``quality`` is the front's after the
@@ -356,8 +368,13 @@ class RunSummary:
 
     @property
     def winner(self) -> ConfirmedRow | None:
-        """The confirmed row of the picked trial."""
+        """The confirmed row of the pick."""
         return next((row for row in self.confirmed if row.trial is not None and row.trial == self.pick), None)
+
+    @property
+    def predictions(self) -> list[ConfirmedRow]:
+        """The confirmed points of the predicted front."""
+        return [row for row in self.confirmed if row.predicted is not None]
 
     def best_parent(self, objective: ObjectiveInfo) -> ReferenceRow | None:
         """Return the parent that is best in ``objective`` on the search items."""

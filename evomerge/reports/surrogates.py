@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import plotly.graph_objects as go
 
@@ -12,8 +13,13 @@ from evomerge.reports.plots import COLOURS, padded
 from evomerge.reports.summary import Z95, Foretelling, ObjectiveInfo, Surrogates
 from evomerge.searchers.surrogates.explanation import described
 
+Kind = Literal["trial", "prediction"]
 WORST = 5  # misses in the table
 _PALE = "rgba(47,111,214,0.3)"
+_AXES: dict[Kind, tuple[str, str]] = {
+    "trial": ("foretold when it was asked", "scored on the search items"),
+    "prediction": ("predicted after the search", "scored on the confirmation items"),
+}
 
 
 def columns(surrogates: Surrogates) -> tuple[str, ...]:
@@ -52,10 +58,12 @@ def lines(surrogates: Surrogates, complete: int, run: str) -> list[str]:
         run: its folder.
     """
     told = [f"{name}: {agreement(checks)}" for name, checks in surrogates.foretold.items() if checks]
+    confirmed = [f"{name}: {agreement_confirmed(checks)}" for name, checks in surrogates.confirmed.items() if checks]
     return [
         *filter(None, [outdated(surrogates, complete)]),
         *described(surrogates.facts),
         *told,
+        *confirmed,
         predicted(surrogates, run),
     ]
 
@@ -73,18 +81,31 @@ def predicted(surrogates: Surrogates, run: str) -> str:
     """Return where the predicted front can be asked."""
     count = len(surrogates.front)
     points = "1 point" if count == 1 else f"{wording.whole(count)} points"
-    return f"the predicted front has {points}: `evomerge front {run} --prefer NAME=WEIGHT,…` gives what suits you"
+    confirmed = max(map(len, surrogates.confirmed.values()), default=0)
+    known = f", {wording.whole(confirmed)} of them confirmed" if confirmed else ""
+    return (
+        f"the predicted front has {points}{known}: `evomerge front {run} --prefer NAME=WEIGHT,…` gives what suits you"
+    )
 
 
 def agreement(foretold: Sequence[Foretelling]) -> str:
-    """Return how far off the predictions of one objective were, in one line."""
+    """Return how far off the predictions of one objective of trials were, in one line."""
+    return f"the 95% interval foretold holds the score of {_agreement(foretold, 'trials')}"
+
+
+def agreement_confirmed(confirmed: Sequence[Foretelling]) -> str:
+    """Return how far off the confirmed points of the predicted front were in one objective, in one line."""
+    points = "confirmed points of the predicted front"
+    return f"the 95% interval predicted holds the score on unseen items of {_agreement(confirmed, points)}"
+
+
+def _agreement(foretold: Sequence[Foretelling], what: str) -> str:
     misses = [one.miss for one in foretold]
     mean, size = math.fsum(misses) / len(misses), math.fsum(map(abs, misses)) / len(misses)
     holding = sum(one.holds for one in foretold)
-    of = f"{holding} of {len(foretold)} trials ({wording.share(holding / len(foretold))})"
     return (
-        f"the 95% interval foretold holds the score of {of}; mean miss {wording.signed(mean)}, "
-        f"mean absolute miss {wording.number(size)}"
+        f"{holding} of {len(foretold)} {what} ({wording.share(holding / len(foretold))}); "
+        f"mean miss {wording.signed(mean)}, mean absolute miss {wording.number(size)}"
     )
 
 
@@ -97,17 +118,32 @@ def captions(surrogates: Surrogates, objectives: Sequence[ObjectiveInfo]) -> dic
     }
 
 
-def worst(surrogates: Surrogates) -> list[tuple[int, str, Foretelling]]:
-    """Return (trial, objective, what happened) of the largest misses in standard errors, the largest first."""
-    found = [(one.trial, name, one) for name, all_of in surrogates.foretold.items() for one in all_of]
+def captions_confirmed(surrogates: Surrogates, objectives: Sequence[ObjectiveInfo]) -> dict[str, str]:
+    """Return, by objective of which predictions were confirmed, the caption of its figure."""
+    return {
+        o.name: f"{o.title}: {agreement_confirmed(surrogates.confirmed[o.name])}"
+        for o in objectives
+        if surrogates.confirmed.get(o.name)
+    }
+
+
+def worst(surrogates: Surrogates) -> list[tuple[str, str, Foretelling]]:
+    """Return (trial or prediction, objective, what happened) of the largest misses in standard errors, in order."""
+    kinds = {"trial": surrogates.foretold, "prediction": surrogates.confirmed}
+    found = [
+        (f"{kind} {one.trial}", name, one)
+        for kind, told in kinds.items()
+        for name, all_of in told.items()
+        for one in all_of
+    ]
     return sorted(found, key=lambda entry: -entry[2].errors)[:WORST]
 
 
 def worst_rows(surrogates: Surrogates) -> list[tuple[str, tuple[str, ...]]]:
-    """Return (trial, cells) of the table of the largest misses."""
+    """Return (trial or prediction, cells) of the table of the largest misses."""
     return [
         (
-            f"trial {trial}",
+            label,
             (
                 objective,
                 f"{wording.number(one.foretold)} ± {wording.number(Z95 * one.standard_error)}",
@@ -116,12 +152,13 @@ def worst_rows(surrogates: Surrogates) -> list[tuple[str, tuple[str, ...]]]:
                 f"{one.errors:.1f}" if math.isfinite(one.errors) else "∞",
             ),
         )
-        for trial, objective, one in worst(surrogates)
+        for label, objective, one in worst(surrogates)
     ]
 
 
-def figure(foretold: Sequence[Foretelling], pick: int | None) -> go.Figure:
+def figure(foretold: Sequence[Foretelling], pick: int | None, kind: Kind = "trial") -> go.Figure:
     """Return scores against what was foretold, with its intervals and the diagonal on which they agree."""
+    before, after = _AXES[kind]
     ends = [one.foretold + side * Z95 * one.standard_error for one in foretold for side in (-1, 1)]
     low, high = padded([*ends, *(one.score for one in foretold)], 0.05)
     drawn = go.Figure(
@@ -131,18 +168,18 @@ def figure(foretold: Sequence[Foretelling], pick: int | None) -> go.Figure:
         )
     )  # fmt: skip
     groups = {
-        "trials": [one for one in foretold if one.trial != pick],
+        f"{kind}s": [one for one in foretold if one.trial != pick],
         "winner": [one for one in foretold if one.trial == pick],
     }
     for name, members in groups.items():
         if members:
-            drawn.add_trace(_points(name, members))
-    drawn.update_xaxes(title="foretold when it was asked", range=[low, high])
-    drawn.update_yaxes(title="scored on the search items", range=[low, high])
+            drawn.add_trace(_points(name, members, kind))
+    drawn.update_xaxes(title=before, range=[low, high])
+    drawn.update_yaxes(title=after, range=[low, high])
     return drawn.update_layout(height=400)
 
 
-def _points(name: str, foretold: Sequence[Foretelling]) -> go.Scatter:
+def _points(name: str, foretold: Sequence[Foretelling], kind: Kind) -> go.Scatter:
     best = name == "winner"
     return go.Scatter(
         x=[one.foretold for one in foretold],
@@ -151,7 +188,7 @@ def _points(name: str, foretold: Sequence[Foretelling]) -> go.Scatter:
             "type": "data", "thickness": 1, "width": 3, "color": COLOURS["winner"] if best else _PALE,
             "array": [Z95 * one.standard_error for one in foretold],
         },
-        text=[f"trial {one.trial}: missed by {wording.signed(one.miss)}" for one in foretold],
+        text=[f"{kind} {one.trial}: missed by {wording.signed(one.miss)}" for one in foretold],
         name=name,
         mode="markers",
         marker={

@@ -92,6 +92,28 @@ def front_table(
     return table
 
 
+def predictions_table(
+    predictions: Sequence[ConfirmedRow], objectives: Sequence[ObjectiveInfo], pick: int | None = None
+) -> Table:
+    """Return the confirmed points of the predicted front: scores on the confirmation items, below them as predicted.
+
+    The pick comes first, then the best mean.
+    """
+    shown = sorted(predictions, key=lambda row: (row.trial != pick, -row.mean.value))
+    table = _table("Predicted front, on the confirmation items (below: as predicted)")
+    table.add_column("prediction", justify="right", no_wrap=True)
+    for objective in objectives:
+        table.add_column(heading(objective, len(objectives)), justify="right", overflow="fold")
+    table.add_column("confirmed mean", justify="right")
+    best = {o.name: _best([row.objectives[o.name].value for row in shown], o) for o in objectives}
+    for row in shown:
+        assert row.trial is not None
+        assert row.predicted is not None
+        cells = [_met(row.objectives[o.name], row.predicted.objectives[o.name], best[o.name]) for o in objectives]
+        table.add_row(_trial_label(row.trial, pick), *cells, _interval(row.mean))
+    return table
+
+
 def confirmation_table(summary: RunSummary) -> Group:
     """Return parents, base, uniform merge and winner with 95% intervals; below, the verdicts and the winner's path."""
     rows = wording.compared_rows(summary)
@@ -111,7 +133,8 @@ def confirmation_table(summary: RunSummary) -> Group:
         label = Text(row.label, style="bold" if row.trial is not None else "")
         table.add_row(label, *cells, *([_interval(row.mean, best_mean)] if many else []))
     recipe = winner_recipe(summary)
-    paths = path_lines({} if summary.pick is None or recipe is None else {summary.pick: recipe}, summary.names)
+    picked = summary.winner
+    paths = path_lines({} if picked is None or recipe is None else {picked.label: recipe}, summary.names)
     return Group(table, *verdict_lines(summary), *paths)
 
 
@@ -124,15 +147,15 @@ def verdict_lines(summary: RunSummary) -> list[Text]:
     return lines + [Text(f"Warning: {flag}", style="yellow") for flag in summary.flags]
 
 
-def path_lines(recipes: Mapping[int, Recipe], names: Mapping[str, str]) -> list[Text]:
-    """Return one line for each trial whose recipe has a path, telling it.
+def path_lines(recipes: Mapping[str, Recipe], names: Mapping[str, str]) -> list[Text]:
+    """Return one line for each trial or prediction whose recipe has a path, telling it.
 
     Args:
-        recipes: trial number → recipe.
+        recipes: what it is called → recipe.
         names: reference → what to call that model.
     """
-    told = {number: path_in_words(recipe, names) for number, recipe in recipes.items()}
-    return [Text(f"Path of trial {number}: {words}", style=QUIET) for number, words in told.items() if words]
+    told = {label: path_in_words(recipe, names) for label, recipe in recipes.items()}
+    return [Text(f"Path of {label}: {words}", style=QUIET) for label, words in told.items() if words]
 
 
 def heading(objective: ObjectiveInfo, columns: int = 1) -> Text:
@@ -185,6 +208,11 @@ def _error(trial: TrialRow, objective: ObjectiveInfo) -> float:
 def _score(value: float, best: float, standard_error: float) -> Text:
     score = (wording.number(value), BEST if value == best else "")
     return Text.assemble(score, (f" ±{wording.number(standard_error)}", QUIET)) if standard_error else Text(*score)
+
+
+def _met(scored: Interval, predicted: float, best: float) -> Text:
+    value = (wording.number(scored.value), BEST if scored.value == best else "")
+    return Text.assemble(value, "\n", (wording.number(predicted), QUIET))
 
 
 def _interval(interval: Interval | None, best: float = float("nan"), separator: str = "\n") -> Text:

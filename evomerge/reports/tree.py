@@ -34,7 +34,7 @@ def rows(summary: RunSummary) -> list[Row]:
             yield Row(depth, name, "parent", "", "", "", _scores(parents.get(name), summary))
             return
         kind = "winner" if merge is summary.tree[-1] else "trial"
-        pick = "" if merge.pick is None else f"trial {merge.pick}"
+        pick = "" if merge.pick is None else _picked(merge)
         cells = _scores(merge.confirmed, summary)
         yield Row(depth, name, kind, ", ".join(merge.objectives), trials(merge), pick, cells, merge.report)
         yield from below(merge.left, depth + 1)
@@ -62,7 +62,12 @@ def in_words(merge: MergeOfTwo) -> str:
     if merge.pick is None or merge.confirmed is None:
         return told
     scores = ", ".join(f"{name} {wording.number(one.value)}" for name, one in merge.confirmed.objectives.items())
-    return f"{told}, picked trial {merge.pick} ({scores} on confirmation items)"
+    return f"{told}, picked {_picked(merge)} ({scores} on confirmation items)"
+
+
+def _picked(merge: MergeOfTwo) -> str:
+    """Return what the pick is called: a trial, or a confirmed prediction."""
+    return merge.confirmed.label if merge.confirmed else f"trial {merge.pick}"
 
 
 def trials(merge: MergeOfTwo) -> str:

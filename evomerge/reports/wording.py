@@ -81,6 +81,20 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
+def size(count: float) -> str:
+    """Return bytes as ``512 B``, ``1.4 MiB`` or ``15 GiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 10 else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def between(low: str, high: str) -> str:
+    """Return the ends of a range: ``1m40s to 2m10s``; one of them where they read the same."""
+    return low if low == high else f"{low} to {high}"
+
+
 def reference_point(summary: RunSummary) -> str:
     """Return what the hypervolume is measured from: ``a 0.100, b 0.200``."""
     return ", ".join(f"{name} {number(value)}" for name, value in summary.reference_point.items())

@@ -136,6 +136,9 @@ class SilentDisplay:
         """Keep the trial's number."""
         self.told_numbers.append(trial.number)  # type: ignore[attr-defined]
 
+    def workers(self, rows: object) -> None:
+        """Keep nothing."""
+
     def note(self, text: str) -> None:
         """Keep the line."""
         self.notes.append(text)

@@ -56,6 +56,7 @@ EXPLANATION = Explanation(
     front=[predicted(0.25, 0.8, 1.0), predicted(0.5, 0.5, 0.2)],
     trials={0: predicted(0.1, 0.4, 0.4), 3: predicted(0.9, 0.9, 2.0)},
     foretold={3: predicted(0.9, 0.95, 1.5)},
+    confirm=(1, 0),
 )
 
 
@@ -151,6 +152,29 @@ def test_without_surrogates_trials_count_by_their_scores() -> None:
 def test_a_prediction_that_lacks_an_objective_is_no_candidate(amortized: Amortized) -> None:
     more = (*OBJECTIVES, ObjectiveSpec("new", "maximize"))
     assert answers([entry(0, 0.4, 0.5)], amortized, more) == []
+
+
+def test_a_confirmed_prediction_is_one_answer_and_known_as_confirmed(amortized: Amortized) -> None:
+    interval = {"value": 0.7, "low": 0.6, "high": 0.8, "items": 50}
+    tested = {
+        **asdict(EXPLANATION.front[0]),
+        "trial": 10,
+        "predicted": True,
+        "confirmed": {"up": interval, "down": interval},
+        "recipe": as_data(0.25),
+    }
+    known = answers([entry(0, 0.45, 0.5), tested], amortized, OBJECTIVES)
+    assert [each.label for each in known] == ["trial 0", "prediction 10", "predicted"]
+    assert [each.recipe for each in known] == [as_data(0.0), as_data(0.25), as_data(0.5)]
+    chosen, evaluated = answer([entry(3, 0.9, 2.0), tested], amortized, EVEN, OBJECTIVES)
+    assert (chosen.basis, chosen.trial, chosen.evaluated, evaluated) == ("confirmed", 10, None, None)
+    assert (chosen.objectives, chosen.standard_errors) == ({"up": 0.8, "down": 1.0}, {"up": 0.02, "down": 0.1})
+    assert chosen.confirmed == {"up": interval, "down": interval}
+    # one that only a prediction suits better is told beside it
+    chosen, evaluated = answer([entry(3, 0.9, 2.0), tested], amortized, {"up": 1.0, "down": 5.0}, OBJECTIVES)
+    assert chosen.label == "predicted"
+    assert evaluated is not None
+    assert evaluated.label == "prediction 10"
 
 
 def test_no_trial_is_no_front() -> None:

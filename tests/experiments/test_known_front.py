@@ -132,3 +132,10 @@ def test_what_cannot_be_known_is_a_problem_before_the_run(file: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             start(read_experiment(str(file), changes), file.parent / "refused", SilentDisplay())
+
+
+def test_what_a_run_only_predicted_is_no_known_front(tmp_path: Path) -> None:
+    trial = {"trial": 3, "objectives": {"accuracy": 0.5, "loss": 2}}
+    predicted = {"trial": 9, "predicted": True, "objectives": {"accuracy": 0.9, "loss": 1}}
+    path = table(tmp_path, f"{json.dumps(trial)}\n{json.dumps(predicted)}\n", "front.jsonl")
+    np.testing.assert_array_equal(read_known_front(path, OBJECTIVES, ""), [[0.5, -2.0]])

@@ -309,10 +309,12 @@ def test_a_pick_is_the_parent_of_the_merge_above(whole: Path) -> None:
     assert root.parents == {node.name: str(node / "model") for node in inner(whole)}
     references = {r["name"]: r["objectives"] for r in Journal.read(whole / "journal.log").facts()["references"]}
     assert set(references) == {"base", "merged-1", "merged-2", "a", "b", "c", "d", "uniform"}
+    above = {row.label: row for row in summarise(whole).confirmed}
     for run in inner(whole):
-        pick = trials(run)[summarise(run).pick or 0][2]
-        assert pick is not None
-        assert {name: references[run.name][name] for name in pick} == pytest.approx(pick, abs=1e-5)
+        picked = summarise(run).winner  # a trial or a prediction, confirmed on the same items
+        assert picked is not None
+        for name, one in picked.objectives.items():
+            assert above[run.name].objectives[name].value == pytest.approx(one.value, abs=1e-5)
 
 
 def cut(journal: Path, lines: int) -> None:
@@ -447,7 +449,7 @@ def test_the_status_says_which_merge_a_run_is_at(call, begun: Path) -> None:
     code, text = call("status", begun)
     assert code == 0
     assert text.startswith("nested: interrupted, before the last of its stages\n  merged-1 = ")
-    assert ": 8 trials, picked trial " in text
+    assert ": 8 trials, picked prediction " in text
     assert ": 5 of 8 trials\n" in text
     assert text.endswith(f"next: evomerge resume {begun}\n")
 

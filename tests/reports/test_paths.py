@@ -138,7 +138,9 @@ def test_the_report_draws_and_tells_the_winners_path_by_nicknames() -> None:
     assert "Its path: math 0, japanese 1 (×0.9), math 2: 3 layers; embeddings and head: math." in page
     recipe = winner_recipe(summary)
     assert recipe is not None
-    (line,) = path_lines({7: recipe, 8: parse_recipe("{merge_method: linear, models: [{model: a}]}")}, {})
+    (line,) = path_lines(
+        {"trial 7": recipe, "trial 8": parse_recipe("{merge_method: linear, models: [{model: a}]}")}, {}
+    )
     assert line.plain.startswith("Path of trial 7: models/m 0, models/j 1")
 
 

@@ -63,8 +63,8 @@ def test_the_agreement_is_told_in_numbers() -> None:
 
 def test_the_worst_misses_come_first() -> None:
     found = Surrogates({}, (), {"a": FORETOLD, "b": [Foretelling(9, 0.1, 0.0, 0.2)]})
-    assert [(trial, name) for trial, name, _ in told.worst(found)] == [
-        (9, "b"), (22, "a"), (21, "a"), (20, "a"), (23, "a"),
+    assert [(label, name) for label, name, _ in told.worst(found)] == [
+        ("trial 9", "b"), ("trial 22", "a"), ("trial 21", "a"), ("trial 20", "a"), ("trial 23", "a"),
     ]  # fmt: skip
     assert told.worst_rows(found)[:2] == [
         ("trial 9", ("b", "0.100 ± 0.000", "0.200", "+0.100", "∞")),
