@@ -10,12 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import LifoQueue
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from evomerge.redaction import redact
-
-if TYPE_CHECKING:
-    pass
+from evomerge.workers.shared_paths import check_paths
+from evomerge.workers.versions import versions
 
 Items = Mapping[str, Sequence[str]]
 SPARE = 1.5  # a second resident model is kept if so many times its bytes are free
@@ -50,13 +49,17 @@ class WorkerSpec:
 
 @dataclass(frozen=True)
 class Ready:
-    """A worker that is built. ``models`` is how many it keeps: as many recipes may be under way at once."""
+    """A worker that is built.
+
+    ``models`` is how many it keeps: as many recipes may be under way at once. ``versions`` are those of its libraries.
+    """
 
     name: str
     node: str
     node_id: str
     device: str
     models: int
+    versions: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,7 @@ class Worker:
         from evomerge.fitness import Fitness, FitnessConfig
         from evomerge.merging import Parents
 
+        check_paths(spec.references, spec.fitness)
         torch.set_num_threads(spec.threads)
         self.spec = spec
         self.fitness = Fitness(FitnessConfig.model_validate(spec.fitness))
@@ -110,7 +114,7 @@ class Worker:
 
     def ready(self) -> Ready:
         """Return who the worker is, once it is built."""
-        return Ready(self.name, os.uname().nodename, _node_id(), self._device, self._models)
+        return Ready(self.name, os.uname().nodename, _node_id(), self._device, self._models, versions())
 
     def batch_sizes(self, items: Items) -> dict[str, int]:
         """Return the batch size of each task, by trying, or from an earlier run of such a model on such a device."""

@@ -17,8 +17,10 @@ from typing import Any
 import ray
 
 from evomerge.errors import WorkerError
+from evomerge.redaction import redact
 from evomerge.workers.actor import Items, Outcome, Ready, Worker, WorkerSpec
 from evomerge.workers.states import WorkerPhase, WorkerState
+from evomerge.workers.versions import differences, versions
 
 BUILD_SECONDS = 600.0  # without any worker
 FEWEST_FAILED_BUILDS = 3  # in a row, before the pool gives up on more workers
@@ -65,6 +67,7 @@ class Pool:
         self._members: list[_Member] = []
         self._waiting: deque[_Job] = deque()
         self._deaths: Counter[str] = Counter()
+        self._told: set[tuple[str, str]] = set()
         self._errors: dict[str, list[str]] = {}
         self._failed_builds, self._longest, self._looked = 0, 0.0, time.monotonic()
         self._build(workers)
@@ -187,7 +190,7 @@ class Pool:
                     f"no worker was ready after {BUILD_SECONDS:g} s; Ray has {ray.available_resources()} to offer"
                 )
             try:
-                starting[ready[0]].joined(ray.get(ready[0]))
+                self._join(starting[ready[0]])
             except ray.exceptions.RayError as error:
                 raise WorkerError(f"a worker could not be built:\n{_reason(error)}") from error
         except WorkerError:
@@ -197,7 +200,7 @@ class Pool:
     def _welcome(self, member: _Member) -> None:
         """Let a worker that was being built join, or note why it cannot."""
         try:
-            member.joined(ray.get(member.building))
+            self._join(member)
             self._failed_builds = 0
         except ray.exceptions.RayError as error:
             self._members.remove(member)
@@ -206,6 +209,15 @@ class Pool:
             if self._failed_builds == FEWEST_FAILED_BUILDS:
                 self._report(f"{self._failed_builds} in a row: going on with {self.size}")
             self._replace()
+
+    def _join(self, member: _Member) -> None:
+        """Take in a worker that is built; its libraries may be others than the driver's."""
+        ready: Ready = ray.get(member.building)
+        member.joined(ready)
+        for difference in differences(versions(), ready.versions):
+            if (ready.node, difference) not in self._told:
+                self._told.add((ready.node, difference))
+                self._report(f"warning: {ready.node}: {difference}")
 
     def _replace(self) -> None:
         """Build workers until there are as many as wanted."""
@@ -362,7 +374,7 @@ def _sooner(timeout: float | None, left: float) -> float | None:
 def _reason(error: Exception) -> str:
     """Return a Ray error without Ray's own frames where the cause is one of ours."""
     cause = getattr(error, "cause", None)
-    return str(cause or error).strip() or type(error).__name__
+    return redact(str(cause or error)).strip() or type(error).__name__
 
 
 def _first_line(text: str) -> str:
