@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field, model_validator
 
 from evomerge.searchers.base import SEARCHERS, SearcherConfig, SearcherEntry, Setting
+from evomerge.searchers.children import Children
 from evomerge.searchers.optuna_study import OptunaSearcher, quiet_optuna
 
 CROSSOVERS: dict[str, type[nsgaii.BaseCrossover]] = {
@@ -74,14 +75,17 @@ def build_nsga2(config: Nsga2Config, setting: Setting) -> OptunaSearcher:
             if config.crossover == "uniform"
             else CROSSOVERS[config.crossover]()
         )
+        rates = (config.crossover_probability, config.swapping_probability, config.mutation_probability)
+        polynomial = config.mutation == "polynomial"
         sampler = Nsga2Sampler(
             population_size=config.population,
             crossover=crossover,
             crossover_prob=config.crossover_probability,
             swapping_prob=config.swapping_probability,
-            mutation=nsgaii.PolynomialMutation() if config.mutation == "polynomial" else None,
+            mutation=nsgaii.PolynomialMutation() if polynomial else None,
             mutation_prob=config.mutation_probability,
             seed=config.seed,
+            child_generation_strategy=None if polynomial else Children(crossover, *rates, config.seed),
         )
     return OptunaSearcher(sampler, setting)
 
