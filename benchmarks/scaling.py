@@ -295,7 +295,7 @@ class Driver:
 
 def efficiency(name: str, workers: int, sigma: float, options: argparse.Namespace) -> str:
     """Return a line: the workers' busy share in steady state and over all, and the driver's."""
-    space, in_flight = make_space(options.genes), options.in_flight or usual_in_flight(workers)
+    space, in_flight = make_space(options.genes), options.in_flight or usual_in_flight(workers, learns=True)
     trials = in_flight + max(options.rounds * workers, 100)
     with tempfile.TemporaryDirectory() as folder, Disk().watched() as disk:
         clock, laps = Clock(disk), Laps()
@@ -475,7 +475,7 @@ def main() -> None:
     elif options.measure == "schedule":
         for workers in options.workers:
             for sigma in options.sigmas:
-                for in_flight in many or [max(8, 2 * workers), usual_in_flight(workers), 16 * workers]:
+                for in_flight in many or [max(8, 2 * workers), usual_in_flight(workers, learns=True), 16 * workers]:
                     print(schedule(workers, in_flight, sigma, options), flush=True)
     elif options.measure == "resume":
         options.trials = options.trials or 10_000

@@ -165,6 +165,7 @@ class Evaluations:
         self._pending: dict[str, _Pending] = {}
         self._failed: dict[str, Outcome] = {}
         self._asked: set[str] = set()
+        self._dropped: set[str] = set()
 
     def start(self, recipe: Recipe, genome: Genome = NO_GENOME, label: str = "") -> None:
         """Begin to evaluate ``recipe``, unless its responses are known or on their way.
@@ -217,9 +218,24 @@ class Evaluations:
             raise WorkerError(f"a recipe could not be evaluated:\n{outcome.error}")
         return Responses.from_json(outcome.responses)
 
-    def finish(self, candidate: Candidate) -> Trial:
-        """Wait for the candidate's evaluation and return it as a trial; a failure is a trial without objectives."""
+    def finish(self, candidate: Candidate) -> Trial | None:
+        """Wait for the candidate's evaluation and return it as a trial; a failure is a trial without objectives.
+
+        None if `wind_up` came before anybody began with it.
+        """
+        if candidate.recipe.hash in self._dropped:
+            return None
         return self.trial(candidate.number, candidate.genome, candidate.recipe)
+
+    def wind_up(self) -> None:
+        """Finish what is being evaluated, and begin nothing more."""
+        if not self._pending:
+            return
+        self._dropped |= set(self._pool().withdraw())
+        for key in self._dropped:
+            self._pending.pop(key, None)
+        for key in list(self._pending):
+            self._outcome(key)
 
     def trial(self, number: int, genome: Genome, recipe: Recipe) -> Trial:
         """Wait for the recipe's evaluation and return it as trial ``number``."""

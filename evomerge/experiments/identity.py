@@ -20,6 +20,7 @@ from evomerge.experiments.run_folder import RunFolder
 from evomerge.experiments.run_workers import RunWorkers
 from evomerge.merging.statistics import Statistics
 from evomerge.reports.progress import Display
+from evomerge.searchers import SEARCHERS
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 LIBRARIES = ("evomerge", "torch", "transformers", "lm_eval", "optuna", "cma", "numpy", "scipy", "scikit-learn")
@@ -42,7 +43,9 @@ def facts_of(
             display.note(f"warning: the run began with {library} {then}, this is {current}; results may differ")
         return facts
     placement = workers.placement
-    in_flight = prepared.experiment.workers.in_flight or usual_in_flight(placement.workers)
+    in_flight = prepared.experiment.workers.in_flight or usual_in_flight(
+        placement.workers, learns=SEARCHERS[prepared.experiment.searcher.kind].learns
+    )
     journal.note("objectives", [_objective(o) for o in prepared.fitness.objectives])
     journal.note("versions", _versions())
     journal.note("placement", asdict(placement))
@@ -52,11 +55,14 @@ def facts_of(
     return journal.facts()
 
 
-def usual_in_flight(workers: int) -> int:
+def usual_in_flight(workers: int, *, learns: bool) -> int:
     """Return how many candidates are open at once: the more workers, the longer the slowest of them is waited for.
 
-    With log-normal times (sigma 0.5) it keeps 97% and more of 8 to 256 workers busy (docs/workers.md).
+    With log-normal times (sigma 0.5) it keeps 97% and more of 8 to 256 workers busy (docs/workers.md). A searcher that
+    does not learn loses nothing by many open candidates, which keep workers busy whatever the times (sigma 1).
     """
+    if not learns:
+        return 32 * workers
     return max(8, round(workers * (1 + math.log2(workers) / 2)))
 
 

@@ -37,8 +37,14 @@ class Evaluator(Protocol):
     def start(self, recipe: Recipe, genome: Genome) -> None:
         """Begin to evaluate ``recipe``, unless its responses are known or on their way."""
 
-    def finish(self, candidate: Candidate) -> Trial:
-        """Wait for the candidate's evaluation and return it as a trial; a failure is a trial without objectives."""
+    def finish(self, candidate: Candidate) -> Trial | None:
+        """Wait for the candidate's evaluation and return it as a trial; a failure is a trial without objectives.
+
+        None if `wind_up` came before anybody began with it.
+        """
+
+    def wind_up(self) -> None:
+        """Finish what is being evaluated, and begin nothing more."""
 
 
 def search(
@@ -72,7 +78,10 @@ def search(
     known = next(replay, None)  # of the candidate that is asked next
     asked = done = 0
     while True:
-        while asked < budget and len(open_candidates) < in_flight and (known is not None or not stop()):
+        stopping = known is None and stop()
+        if stopping:
+            evaluator.wind_up()
+        while asked < budget and len(open_candidates) < in_flight and not stopping:
             genome = searcher.ask()
             if genome is None:
                 break
@@ -88,7 +97,10 @@ def search(
             return done
         genome, opened = open_candidates.popleft()
         if isinstance(opened, Candidate):
-            trial = evaluator.finish(opened)
+            finished = evaluator.finish(opened)
+            if finished is None:
+                return done
+            trial = finished
             record(trial)
         else:
             trial = _replayed(genome, opened)

@@ -99,6 +99,7 @@ class SearcherEntry:
         needs_generations: whether it waits for a whole generation before it proposes again.
         weighs_errors: whether it weighs results by their standard errors. Then it is told each trial's own estimate,
             not one that is smoothed over its neighbours.
+        learns: whether its proposals depend on results.
     """
 
     config: type[SearcherConfig]
@@ -108,6 +109,7 @@ class SearcherEntry:
     multi_objective: bool
     needs_generations: bool
     weighs_errors: bool = False
+    learns: bool = True
 
 
 SEARCHERS: Registry[SearcherEntry] = Registry(

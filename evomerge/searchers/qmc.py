@@ -62,6 +62,7 @@ SEARCHERS.add(
         paper="Sobol 1967; Owen 1998",
         multi_objective=True,
         needs_generations=False,
+        learns=False,
     ),
     origin=__name__,
 )

@@ -53,6 +53,7 @@ SEARCHERS.add(
         paper="",
         multi_objective=True,
         needs_generations=False,
+        learns=False,
     ),
     origin=__name__,
 )

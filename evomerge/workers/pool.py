@@ -156,6 +156,12 @@ class Pool:
             job = self._waiting.popleft()
             member.begin(member.actor.evaluate.remote(job.recipe_yaml, job.items, job.gold, self.batch_sizes), job)
 
+    def withdraw(self) -> list[str]:
+        """Drop the evaluations that no worker has begun; return their keys."""
+        keys = [job.key for job in self._waiting]
+        self._waiting.clear()
+        return keys
+
     def close(self) -> None:
         """Stop the workers; evaluations in flight are dropped."""
         for member in self._members:

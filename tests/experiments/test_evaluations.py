@@ -7,6 +7,7 @@ import pytest
 
 from evomerge.experiments.evaluations import Asked, Evaluations, FixedPlan, digest
 from evomerge.experiments.journal import Trial
+from evomerge.experiments.loop import Candidate
 from evomerge.experiments.preflight import alone
 from evomerge.fitness import Responses, TaskResponses
 from evomerge.workers import Outcome
@@ -106,3 +107,21 @@ def test_a_recipe_that_failed_before_the_run_was_resumed_has_failed(tmp_path: Pa
 def test_the_digest_depends_on_the_order_of_items_not_of_tasks() -> None:
     assert digest({"a": ["1"], "b": ["2"]}) == digest({"b": ["2"], "a": ["1"]})
     assert digest({"a": ["1", "2"]}) != digest({"a": ["2", "1"]})
+
+
+def test_winding_up_finishes_what_is_begun_and_drops_the_rest(tmp_path: Path) -> None:
+    class OneWorker(Counting):
+        def withdraw(self) -> list[str]:
+            waiting, self.keys = self.keys[1:], self.keys[:1]
+            return waiting
+
+    pool = OneWorker(Outcome(ANSWERS.to_json()))
+    found = evaluations(tmp_path, pool)
+    recipes = [alone(f"model {number}", None) for number in range(4)]
+    for recipe in recipes:
+        found.start(recipe, {"x": 0.0})
+    found.wind_up()
+    found.wind_up()
+    finished = [found.finish(Candidate(number, {"x": 0.0}, recipe)) for number, recipe in enumerate(recipes)]
+    assert [trial is not None for trial in finished] == [True, False, False, False]
+    assert pool.keys == []

@@ -59,6 +59,9 @@ class Instant:
     def start(self, recipe: Recipe, genome: object) -> None:
         self.started.append(recipe.hash)
 
+    def wind_up(self) -> None:
+        pass
+
     def finish(self, candidate: Candidate) -> Trial:
         value = None if self.fail or candidate.number % 5 == 3 else {"f": float(candidate.genome["x"]) ** 2}
         error = "ValueError: no" if value is None else None
@@ -112,6 +115,30 @@ def test_stopping_lets_the_trials_in_flight_finish_and_the_rest_resumes() -> Non
     calls = iter([False] * 10 + [True] * 1000)
     stopped = run(Echo(), [], stop=lambda: next(calls))
     assert 0 < len(stopped) < 30
+    assert stopped == whole[: len(stopped)]
+    assert run(Echo(), stopped) == whole
+
+
+def test_stopping_drops_what_nobody_began_with() -> None:
+    """Of 8 candidates in flight 3 are at work when the run is stopped: these are told, in ask order, and no more."""
+
+    class Three(Instant):
+        begun: set[str] | None = None
+
+        def wind_up(self) -> None:
+            if self.begun is None:
+                self.begun = set(self.started[-8:-5])
+
+        def finish(self, candidate: Candidate) -> Trial | None:  # type: ignore[override]
+            return (
+                None
+                if self.begun is not None and candidate.recipe.hash not in self.begun
+                else super().finish(candidate)
+            )
+
+    whole = run(Echo(), [])
+    calls = iter([False] * 10 + [True] * 1000)
+    stopped = run(Echo(), [], evaluator=Three(), stop=lambda: next(calls))
     assert stopped == whole[: len(stopped)]
     assert run(Echo(), stopped) == whole
 
@@ -174,4 +201,5 @@ def test_a_journal_is_let_go_of_as_it_is_replayed():
 
 @pytest.mark.parametrize(("workers", "expected"), [(1, 8), (2, 8), (4, 8), (8, 20), (64, 256), (256, 1280)])
 def test_more_candidates_are_in_flight_for_more_workers(workers, expected):
-    assert usual_in_flight(workers) == expected
+    assert usual_in_flight(workers, learns=True) == expected
+    assert usual_in_flight(workers, learns=False) == 32 * workers
