@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from evomerge.testing.tiny_experiment import EXPERIMENT, tiny_experiment
 
 FITNESS = '''\
@@ -179,9 +181,16 @@ def hang_worker(scene: Scene, driver: subprocess.Popen[str], draw: random.Random
 def _signal_worker(scene: Scene, number: int, draw: random.Random) -> int:
     processes = sorted(set(scene.evaluations()[-WORKERS:]))
     if processes:
-        with suppress(ProcessLookupError):
-            os.kill(draw.choice(processes), number)
+        _signal(draw.choice(processes), number)
     return 1
+
+
+def _signal(number: int, signal_number: int) -> None:
+    """Send a signal to a process if it is a worker; a process number may be another's by now."""
+    with suppress(psutil.Error):
+        process = psutil.Process(number)
+        if "ray::" in " ".join(process.cmdline()):
+            process.send_signal(signal_number)
 
 
 def raise_error(scene: Scene, driver: subprocess.Popen[str], draw: random.Random) -> int:
@@ -251,6 +260,8 @@ def disturbed(scene: Scene, faults: list[str], draw: random.Random, seconds: flo
             output, _ = driver.communicate(timeout=900)
         finally:
             driver.kill()
+            for number in set(scene.evaluations()):  # one that was made to hang does not notice that its driver is gone
+                _signal(number, signal.SIGKILL)
         if driver.returncode == 0 and not pending:
             if (scene.run / "confirmation.json").exists():
                 return
