@@ -147,9 +147,9 @@ def kill_driver(scene: Scene, driver: subprocess.Popen[str], draw: random.Random
 
 
 def stop_driver(scene: Scene, driver: subprocess.Popen[str], draw: random.Random) -> int:
-    """SIGTERM: the trials in flight are finished."""
+    """SIGTERM: the trials that workers have begun are finished, the parents' evaluations are not."""
     driver.terminate()
-    return 0
+    return WORKERS
 
 
 def tear_journal(scene: Scene, driver: subprocess.Popen[str], draw: random.Random) -> int:
