@@ -9,9 +9,11 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+
+import psutil
 
 STARTING = 30.0  # seconds
 ACCOUNT = "postgres"  # PostgreSQL refuses to run as root; Debian's package makes this account
@@ -49,9 +51,15 @@ class Server:
         raise RuntimeError(f"{self._command[0]} did not start")
 
     def stop(self) -> None:
-        """Kill it, as a power cut does."""
+        """Kill it, as a power cut does, with its sessions: those of PostgreSQL outlive their parent a while."""
         if self._process is not None:
-            self._process.kill()
+            with suppress(psutil.NoSuchProcess):
+                family = psutil.Process(self._process.pid)
+                members = [family, *family.children(recursive=True)]
+                for member in members:
+                    with suppress(psutil.NoSuchProcess):
+                        member.kill()
+                psutil.wait_procs(members[1:], timeout=STARTING)
             self._process.wait()
             self._process = None
 
