@@ -59,7 +59,7 @@ def main() -> None:
     )
     responses: dict[str, Responses] = {}
     for name, recipe in recipes.items():
-        outcome = worker.evaluate(write_recipe(recipe), fitness.items("search"), fitness.items("search"))
+        outcome = worker.evaluate(write_recipe(recipe), fitness.items("search"), fitness.items("search"), {})
         responses[name] = Responses.from_json(outcome.responses or "")
         print(f"{len(responses)} of {len(recipes)}", end="\r", flush=True)
     banks = calibration.make_banks(fitness, {name: responses[name] for name in known}, parents, config)

@@ -289,7 +289,7 @@ def test_gold_leaves_random_states_and_renders_and_tokenises_each_item_once(
     assert 0 < first.forward_seconds < first.seconds
     task: Any = next(iter(fitness._tasks.values()))
     monkeypatch.setattr(task, "_requests", None)
-    resident: Any = fitness._resident
+    resident: Any = fitness._residents[-1]
     monkeypatch.setattr(type(resident.lm.tokenizer), "encode", None)
     assert fitness.evaluate(model, TOKENIZER, {}, {key: ids}) == first
     monkeypatch.undo()
