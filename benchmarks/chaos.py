@@ -22,7 +22,7 @@ from pathlib import Path
 
 from evomerge.testing.chaos import FAULTS, Scene, disturbed, undisturbed
 
-DISK = "2m"
+DISK = "16m"  # a report takes 5 MB
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -189,6 +189,8 @@ def write_atomically(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
+        with suppress(OSError):
+            partial.unlink()  # what it takes may be what others lack
         raise RunError(f"cannot write {path}: {error}; free some space, then resume the run") from error
 
 

@@ -72,3 +72,4 @@ def test_writing_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(RunError, match="No space left on device; free some space, then resume"):
         run_folder.write_atomically(path, "new\n")
     assert path.read_text() == "old\n"
+    assert list(tmp_path.iterdir()) == [path], "no part of the new one takes room"
