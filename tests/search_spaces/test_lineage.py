@@ -5,10 +5,10 @@ import random
 import pytest
 
 from evomerge.errors import ConfigError, RunError
-from evomerge.recipes import trial_of, trial_reference, yaml
+from evomerge.recipes import sources_of, trial_of, trial_reference, yaml
 from evomerge.search_spaces import IntGene, ParentsInfo, build_search_space, read_search_space
 from evomerge.search_spaces.crossovers import CROSSOVERS, MUTATIONS, Mutation
-from evomerge.search_spaces.lineage import LineageSpace, sources_of
+from evomerge.search_spaces.lineage import LineageSpace
 
 PARENTS = {"math": "zoo/math", "japanese": "zoo/japanese", "code": "zoo/code"}
 
