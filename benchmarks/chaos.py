@@ -47,7 +47,7 @@ def main() -> None:
                 scene = Scene(folder / f"run-{number}", disk=disk)
                 verdict = "equal"
                 try:
-                    disturbed(scene, faults, draw, seconds)
+                    disturbed(scene, faults, draw, fewest)
                     more = len(scene.evaluations()) - fewest
                     if scene.result() != expected:
                         verdict = "DIFFERENT"

@@ -68,6 +68,8 @@ def far(model, tokenizer, items):
 WORKERS = 2
 TIME_LIMIT = 20  # seconds until a stopped worker counts as hanging
 MOST_SESSIONS = 12
+STARTING_SECONDS = 12
+POLL_SECONDS = 0.05
 ENDS = (0, 1, 2, 130, -signal.SIGKILL, -signal.SIGTERM)  # a full disk may be seen before work starts (2)
 SETTINGS = f"workers: {{count: {WORKERS}, threads: 1, time_limit: {TIME_LIMIT}, retries: 4}}\n"
 
@@ -235,15 +237,15 @@ def undisturbed(scene: Scene) -> tuple[dict[str, Any], int, float]:
     return scene.result(), len(scene.evaluations()), time.monotonic() - began
 
 
-def disturbed(scene: Scene, faults: list[str], draw: random.Random, seconds: float) -> None:
+def disturbed(scene: Scene, faults: list[str], draw: random.Random, evaluations: int) -> None:
     """Run to the end under faults.
 
     Args:
         scene: of the run; its ``notes`` tell what happened when, ``allowed`` how many evaluations that may have cost.
         faults: names from `FAULTS`, one after the other, in as many sessions as it takes; those that the run's end
             comes before do not strike.
-        draw: of the instants.
-        seconds: that an undisturbed run takes.
+        draw: of the instants: one in five while a session starts, the others between evaluations.
+        evaluations: of an undisturbed run.
 
     Raises:
         AssertionError: it does not come to an end.
@@ -252,9 +254,7 @@ def disturbed(scene: Scene, faults: list[str], draw: random.Random, seconds: flo
     for _ in range(MOST_SESSIONS):
         driver = scene.launch()
         try:
-            share = 0.8
-            while pending and _is_running(driver, draw.uniform(0.15, share) * seconds):
-                share = 0.3  # the next fault of this session comes soon
+            while pending and _is_reached(scene, driver, draw, evaluations):
                 name = pending.pop(0)
                 scene.notes.append(f"{name} after {len(scene.evaluations())} evaluations")
                 scene.allowed += FAULTS[name](scene, driver, draw)
@@ -270,6 +270,17 @@ def disturbed(scene: Scene, faults: list[str], draw: random.Random, seconds: flo
         if "Traceback" in output and "that passes" not in output:
             raise AssertionError(f"a traceback after {scene.notes}:\n{output}")
     raise AssertionError(f"not finished after {MOST_SESSIONS} sessions and {scene.notes}; the last one said:\n{output}")
+
+
+def _is_reached(scene: Scene, driver: subprocess.Popen[str], draw: random.Random, evaluations: int) -> bool:
+    """Wait for the instant of the next fault; return whether the driver is still there then."""
+    if draw.random() < 0.2:
+        return _is_running(driver, draw.uniform(0, STARTING_SECONDS))
+    wanted = len(scene.evaluations()) + draw.randint(0, evaluations // 2)
+    while len(scene.evaluations()) < wanted:
+        if not _is_running(driver, POLL_SECONDS):
+            return False
+    return _is_running(driver, draw.uniform(0, 2 * scene.seconds))
 
 
 def _is_running(driver: subprocess.Popen[str], seconds: float) -> bool:

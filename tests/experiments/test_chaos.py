@@ -14,15 +14,15 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[object, int, fl
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_run_under_faults_ends_as_one_that_nothing_disturbs(
     seed: int, reference: tuple[object, int, float], tmp_path: Path
 ) -> None:
     """The disk is filled in the benchmark: it takes a file system of its own."""
-    expected, fewest, seconds = reference
+    expected, fewest, _ = reference
     draw = random.Random(seed)
     names = [name for name in FAULTS if name != "disk full"]
     scene = Scene(tmp_path)
-    disturbed(scene, draw.sample(names, 4), draw, seconds)
+    disturbed(scene, draw.sample(names, 4), draw, fewest)
     assert scene.result() == expected, scene.notes
     assert fewest <= len(scene.evaluations()) <= fewest + scene.allowed, scene.notes
