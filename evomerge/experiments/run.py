@@ -64,7 +64,8 @@ def start(experiment: ExperimentConfig, out: Path, display: Display, *, ray_addr
         ConfigError: the experiment cannot work.
         WorkerError: the workers cannot be built, or every trial failed.
 
-    What is raised before the first trial leaves nothing behind.
+    What is raised before the first trial leaves nothing behind, unless models were evaluated already and no more could
+    be written: then there is something to resume.
     """
     experiment, existed = checks.settled(experiment), out.exists()
     if experiment.journal is not None:
@@ -78,8 +79,9 @@ def start(experiment: ExperimentConfig, out: Path, display: Display, *, ray_addr
             if not staging.is_staged(experiment):
                 return _carry_on(folder, prepared, display, ray_address)
             return _in_stages(folder, experiment, prepared, display, ray_address)
-        except EvomergeError:
-            if not any(_has_trials(RunFolder(journal.parent)) for journal in out.rglob(folder.journal.name)):
+        except EvomergeError as error:
+            evaluated = isinstance(error, RunError) and any(out.rglob(f"{folder.responses.name}/*/*.json"))
+            if not evaluated and not any(_has_trials(RunFolder(j.parent)) for j in out.rglob(folder.journal.name)):
                 _undo(folder, existed)
             raise
 

@@ -17,6 +17,7 @@ from click.testing import CliRunner
 
 from evomerge.cli import cli
 from evomerge.errors import ConfigError, RunError
+from evomerge.experiments import evaluations, run_folder
 from evomerge.experiments.compared_runs import read_run
 from evomerge.experiments.front_file import read_front
 from evomerge.experiments.journal import Journal
@@ -297,6 +298,27 @@ def test_a_run_on_a_full_disk_goes_on_once_there_is_room(folder: Path, whole: Pa
         assert outcome(disk / "run") == outcome(whole)
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
+
+
+@pytest.mark.slow
+def test_what_was_evaluated_before_the_first_trial_outlives_a_full_disk(
+    folder: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: dict[Path, int] = {}
+
+    def full(path: Path, data: object) -> None:
+        if len(kept) == 4:
+            raise RunError("No space left on device")
+        run_folder.write_json(path, data)
+        kept[path] = path.stat().st_mtime_ns
+
+    monkeypatch.setattr(evaluations, "write_json", full)
+    with pytest.raises(RunError, match="No space left on device"):
+        run(folder, folder / "full")
+    monkeypatch.undo()
+    assert resume(folder / "full", SilentDisplay()).finished
+    assert outcome(folder / "full") == outcome(whole)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept, "nothing was evaluated again"
 
 
 def test_resuming_does_not_depend_on_the_clock(folder: Path, whole: Path) -> None:
