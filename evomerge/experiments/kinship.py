@@ -10,8 +10,9 @@ from typing import Any
 from evomerge.errors import ConfigError, Problem
 from evomerge.experiments.run_folder import RunFolder
 from evomerge.experiments.schema import ExperimentConfig, read_experiment
+from evomerge.kinship import Products
 from evomerge.merging import Parents
-from evomerge.merging.kinship import Products, kinship_recipe, task_vector_products, total
+from evomerge.merging.task_vector_products import kinship_recipe, task_vector_products, total
 from evomerge.search_spaces.groups import NAMED_GROUPS, OTHER, group_of
 
 FIELDS = ("tokenizer_source", "tokenizer", "align", "statistics")  # of a recipe: how it sees its models

@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from evomerge.merging.kinship import METRICS, Products, mean_of_pairs
+from evomerge.kinship import METRICS, Products, mean_of_pairs
 from evomerge.reports import wording
 from evomerge.reports.tables import QUIET, plain_table
 

@@ -1,17 +1,12 @@
-"""Model kinship: how alike the task vectors of models are (Hu et al. 2024, arXiv 2410.12613, Section 4.1).
+"""Sums over the entries of models' task vectors, from which their kinship follows (`evomerge.kinship`).
 
-All its metrics follow from sums over the entries of the task vectors δᵢ = θᵢ − θ₀: Σ δᵢ, ⟨δᵢ, δⱼ⟩ and ‖δᵢ − δⱼ‖², which
-one pass over the models gives for all pairs. Sums of parts (tensors, groups of tensors) are those of the whole, and those
-of linear combinations of models follow from the models' own, so a child's kinship costs no weights.
-
-Differences are taken and summed in float64. ‖δᵢ − δⱼ‖² is summed by itself, not from the products: of models that hardly
-differ nothing would be left of it.
+One pass over the weights, tensor by tensor, for all pairs of models. Differences from the base are taken and summed in
+float64: summed in float32, the correlation of two models of the zoo is wrong in the fifth digit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import reduce
 from operator import add
 
@@ -20,79 +15,12 @@ import torch
 
 from evomerge.checkpoints import all_finite
 from evomerge.errors import CheckpointError, ConfigError, Problem
+from evomerge.kinship import Products
 from evomerge.merging.checks import check_recipe
 from evomerge.merging.chunks import over_chunks
 from evomerge.merging.compatibility import tokenizer_problems
 from evomerge.merging.parents import Parents, Step
 from evomerge.recipes import Recipe
-
-
-@dataclass(frozen=True)
-class Products:
-    """What the kinship of n models follows from; ``+`` joins what is known of different tensors.
-
-    Attributes:
-        entries: how many entries the task vectors have.
-        sums: (n,), Σ δᵢ over all entries.
-        gram: (n, n), ⟨δᵢ, δⱼ⟩.
-        squares: (n, n), ‖δᵢ − δⱼ‖².
-    """
-
-    entries: int
-    sums: np.ndarray
-    gram: np.ndarray
-    squares: np.ndarray
-
-    def __add__(self, other: Products) -> Products:
-        return Products(
-            self.entries + other.entries,
-            self.sums + other.sums,
-            self.gram + other.gram,
-            self.squares + other.squares,
-        )
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """(n,), ‖δᵢ‖: how far each model is from the base."""
-        return np.sqrt(self.gram.diagonal())
-
-    def combined(self, shares: np.ndarray) -> Products:
-        """Return the products of m models whose task vectors are Σⱼ sᵢⱼ δⱼ.
-
-        Args:
-            shares: (m, n), sᵢⱼ.
-        """
-        gram = shares @ self.gram @ shares.T
-        lengths = gram.diagonal()
-        squares = np.maximum(lengths[:, None] + lengths - 2 * gram, 0)
-        return Products(self.entries, shares @ self.sums, gram, squares)
-
-
-def pearson_correlation(products: Products) -> np.ndarray:
-    """Return the correlation of each two task vectors' entries, (n, n); NaN where one of them does not vary."""
-    means = products.sums / max(products.entries, 1)
-    return _normalised(products.gram - np.outer(means, products.sums))
-
-
-def cosine_similarity(products: Products) -> np.ndarray:
-    """Return the cosine of the angle between each two task vectors, (n, n); NaN where one of them is zero."""
-    return _normalised(products.gram)
-
-
-def euclidean_distance(products: Products) -> np.ndarray:
-    """Return ‖δᵢ − δⱼ‖ of each two models, (n, n)."""
-    return np.sqrt(products.squares)
-
-
-Metric = Callable[[Products], np.ndarray]
-
-METRICS: Mapping[str, Metric] = {"pcc": pearson_correlation, "cs": cosine_similarity, "ed": euclidean_distance}
-
-
-def mean_of_pairs(matrix: np.ndarray) -> float:
-    """Return the mean over all pairs of different models, the kinship of n models (Eq. 4); NaN of a single model."""
-    pairs = matrix[np.triu_indices(len(matrix), 1)]
-    return float(pairs.mean()) if pairs.size else float("nan")
 
 
 def kinship_recipe(models: Sequence[str], base: str, parents: Parents, fields: Mapping[str, object]) -> Recipe:
@@ -197,9 +125,3 @@ def _of_entries(rows: Sequence[torch.Tensor], base: torch.Tensor, start: int, st
         gram=(vectors @ vectors.T).numpy(),
         squares=squares + squares.T,
     )
-
-
-def _normalised(products: np.ndarray) -> np.ndarray:
-    lengths = products.diagonal()
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.clip(products / np.sqrt(np.maximum(np.outer(lengths, lengths), 0)), -1, 1)

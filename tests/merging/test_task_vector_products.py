@@ -13,18 +13,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from evomerge.errors import CheckpointError, ConfigError
-from evomerge.merging import Parents, chunks, merge_to_folder
-from evomerge.merging.kinship import (
+from evomerge.kinship import (
     METRICS,
     Products,
     cosine_similarity,
     euclidean_distance,
-    kinship_recipe,
+    kinship_to,
     mean_of_pairs,
     pearson_correlation,
-    task_vector_products,
-    total,
 )
+from evomerge.merging import Parents, chunks, merge_to_folder
+from evomerge.merging.task_vector_products import kinship_recipe, task_vector_products, total
 from evomerge.recipes import Recipe
 from evomerge.testing.tiny_models import tiny_family
 from evomerge.testing.tiny_vocabularies import tiny_vocabularies
@@ -132,9 +131,11 @@ def test_kinship_of_merges_follows_from_that_of_their_parents(tmp_path: Path) ->
         models = [{"model": str(folders[n]), "parameters": {"weight": w}} for n, w in zip("abc", row, strict=True)]
         fields = {"merge_method": "task_arithmetic", "base_model": str(folders["base"]), "models": models}
         merged[name] = merge_to_folder(Recipe.model_validate(fields), tmp_path / name)
-    found, predicted = products(merged, "xyz"), products(folders).combined(shares)
-    for metric in METRICS.values():  # the merges were rounded to float32
-        assert np.allclose(metric(found), metric(predicted), rtol=2e-6, atol=1e-6)
+    found, parents = products(merged, "xyz"), products(folders)
+    for name, metric in METRICS.items():  # the merges were rounded to float32
+        predicted = [kinship_to(parents, name, one, shares) for one in shares]
+        assert np.allclose(metric(found), predicted, rtol=2e-6, atol=1e-6)
+        assert np.allclose(metric(parents), [kinship_to(parents, name, one, np.eye(3)) for one in np.eye(3)])
 
 
 def test_parts_add_up_to_the_whole(family: dict[str, Path]) -> None:
