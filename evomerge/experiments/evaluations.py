@@ -19,7 +19,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, get_args
 
-from evomerge.errors import WorkerError
+import numpy as np
+
+from evomerge.errors import RunError, WorkerError
 from evomerge.experiments.confirmation import shares
 from evomerge.experiments.journal import Trial
 from evomerge.experiments.loop import Candidate
@@ -217,6 +219,22 @@ class Evaluations:
         if outcome.responses is None:
             raise WorkerError(f"a recipe could not be evaluated:\n{outcome.error}")
         return Responses.from_json(outcome.responses)
+
+    def item_scores(self, trial: Trial, fitness: Fitness) -> dict[str, np.ndarray]:
+        """Return objective → float64 scores of the items, higher is better, of a trial that did not fail.
+
+        Raises:
+            RunError: its responses are no longer there.
+        """
+        stored = self._store.read(trial.recipe_hash)
+        if stored is None or stored.responses is None:
+            raise RunError(
+                f"the responses of trial {trial.number} are gone ({trial.recipe_hash}.json), which the searcher learns "
+                "from: restore the run's responses folder, or start a new run"
+            )
+        responses = Responses.from_json(stored.responses)
+        signs = {each.name: 1.0 if each.direction == "maximize" else -1.0 for each in fitness.objectives}
+        return {name: sign * np.array(fitness.item_values(responses, name)) for name, sign in signs.items()}
 
     def finish(self, candidate: Candidate) -> Trial | None:
         """Wait for the candidate's evaluation and return it as a trial; a failure is a trial without objectives.

@@ -6,6 +6,7 @@ import shutil
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from evomerge.fitness.estimation import Estimation, estimation, require_units
 from evomerge.fitness.estimation import read as read_estimation
 from evomerge.recipes import Recipe
 from evomerge.reports.progress import Display
+from evomerge.search_spaces.lineage import LineageSpace
 from evomerge.searchers import SEARCHERS, Searcher
 from evomerge.searchers.surrogates.explanation import Explains, described
 
@@ -347,7 +349,7 @@ class _Run:
         """Run the trials that the journal does not hold yet."""
         experiment, recorded = self.prepared.experiment, deque(self.journal.trials())
         known = len(recorded)
-        budget, genes = experiment.budget.trials, self.prepared.space.genes
+        budget, space = experiment.budget.trials, self.prepared.space
         objectives = self.prepared.objectives
         corner = fronts.reference_point([r["objectives"] for r in references], objectives)
         tracker = Tracker(objectives, corner, self.prepared.known_front)
@@ -369,7 +371,7 @@ class _Run:
                 wait_seconds=wait,
                 workers=self.workers.count,
             )
-            self.journal.append(trial, genes)
+            self.journal.append(trial, space.genes)
             self.loggers.told(trial, tracker.failed)
 
         def told(trial: Trial, in_flight: int) -> None:
@@ -377,6 +379,8 @@ class _Run:
                 tracker.add(trial)
                 self.loggers.told(trial, tracker.failed)
             conditions.check(trial)
+            if isinstance(space, LineageSpace):
+                space.told(trial.genome, trial.recipe_hash, failed=trial.failed)
             if self.race is not None:
                 self.race.told(trial)
             replaying = trial.number < known - 1
@@ -395,10 +399,10 @@ class _Run:
         tracker.start_clock()
         laps.restart()
         evaluations.recall(recorded)
-        searcher = self.prepared.searcher(budget)
+        searcher, entry = self.prepared.searcher(budget), SEARCHERS[experiment.searcher.kind]
         search(
             searcher,
-            self.prepared.space,
+            space,
             evaluations,
             recorded=drained(recorded),
             record=record,
@@ -406,7 +410,8 @@ class _Run:
             budget=budget,
             in_flight=self.facts["in_flight"],
             stop=self.interrupts.stopping,
-            own=SEARCHERS[experiment.searcher.kind].weighs_errors,
+            own=entry.weighs_errors,
+            item_scores=partial(evaluations.item_scores, fitness=self.prepared.fitness) if entry.per_item else None,
         )
         self.explain(searcher)
         confirmation = read_confirmation(self.folder.confirmation)

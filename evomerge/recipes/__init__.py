@@ -37,6 +37,7 @@ from evomerge.recipes.recipe import (
     SliceInput,
     TokenizerSettings,
 )
+from evomerge.recipes.references import trial_of, trial_reference
 from evomerge.recipes.routing import PathStep, path_of, routed_recipe
 
 __all__ = [
@@ -72,6 +73,8 @@ __all__ = [
     "stack_of",
     "stages_to_mergekit",
     "to_mergekit",
+    "trial_of",
+    "trial_reference",
     "unpack_recipe",
     "with_layer",
     "write_recipe",

@@ -1,0 +1,107 @@
+"""How children are made of two sources: the table of crossovers, and that of mutations.
+
+A crossover turns two model references and the numbers of its genes into a recipe of an ordinary merge method; a
+mutation changes the fields of that recipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from evomerge.registry import Registry
+from evomerge.search_spaces.genes import FloatGene, Gene, Genome
+
+Fields: TypeAlias = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Crossover:
+    """A way to make a child of two sources.
+
+    Attributes:
+        summary: in one line.
+        genes: its own, besides the sources. Their initial values are those of a seed member, whose two sources are
+            the same parent, and must then give that parent as it is.
+        fields: (first, second, genome, base) to the recipe's fields besides ``dtype``. The sources are references, and
+            may be equal (a recipe cannot list a model twice; see `alone`); the base is None if the experiment has none.
+        needs_base: whether it takes task vectors from the experiment's base.
+    """
+
+    summary: str
+    genes: tuple[Gene, ...]
+    fields: Callable[[str, str, Genome, str | None], Fields]
+    needs_base: bool = False
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A change of a child.
+
+    Attributes:
+        summary: in one line.
+        genes: its own, named ``mutation.…``; their initial values change nothing.
+        fields: (the crossover's fields, genome, base) to the fields of the mutated child.
+        crossovers: those whose fields it can change; None: any.
+    """
+
+    summary: str
+    genes: tuple[Gene, ...]
+    fields: Callable[[Fields, Genome, str | None], Fields]
+    crossovers: tuple[str, ...] | None = None
+
+
+CROSSOVERS: Registry[Crossover] = Registry("crossover")
+MUTATIONS: Registry[Mutation] = Registry("mutation")
+
+
+def alone(reference: str) -> Fields:
+    """Return the fields of a recipe that is one model as it is."""
+    return {"merge_method": "passthrough", "models": [{"model": reference}]}
+
+
+def _slerp(first: str, second: str, genome: Genome, base: str | None) -> Fields:
+    if first == second:
+        return alone(first)
+    return {
+        "merge_method": "slerp",
+        "base_model": first,
+        "models": [{"model": first}, {"model": second}],
+        "parameters": {"t": genome["weight"]},
+    }
+
+
+def _weighted(method: Literal["linear", "task_arithmetic"], first: str, second: str, genome: Genome) -> dict[str, Any]:
+    weights = (float(genome["first.weight"]), float(genome["second.weight"]))
+    if first == second:
+        models = [{"model": first, "parameters": {"weight": sum(weights)}}]
+    else:
+        models = [
+            {"model": model, "parameters": {"weight": weight}}
+            for model, weight in zip((first, second), weights, strict=True)
+        ]
+    return {"merge_method": method, "models": models}
+
+
+def _linear(first: str, second: str, genome: Genome, base: str | None) -> Fields:
+    return {**_weighted("linear", first, second, genome), "parameters": {"normalize": False}}
+
+
+def _task_arithmetic(first: str, second: str, genome: Genome, base: str | None) -> Fields:
+    return {**_weighted("task_arithmetic", first, second, genome), "base_model": base}
+
+
+WEIGHTS = (FloatGene("first.weight", 0.0, 1.0, 0.5), FloatGene("second.weight", 0.0, 1.0, 0.5))
+
+CROSSOVERS.add(
+    "slerp",
+    Crossover("on the arc between the sources, tensor by tensor", (FloatGene("weight", 0.0, 1.0, 0.5),), _slerp),
+    origin=__name__,
+)
+CROSSOVERS.add("linear", Crossover("a weighted sum of the sources", WEIGHTS, _linear), origin=__name__)
+CROSSOVERS.add(
+    "task_arithmetic",
+    Crossover("the base and a weighted sum of the sources' task vectors", WEIGHTS, _task_arithmetic, needs_base=True),
+    origin=__name__,
+)
