@@ -65,7 +65,8 @@ def task_vector_products(
 ) -> dict[str, Products]:
     """Return the products of the models' task vectors, part by part, from one pass over their weights.
 
-    Memory does not grow with the models' size. Tensors that are no floats, or that one of the models lacks, are left out.
+    Memory does not grow with the models' size. Tensors that are no floats, or that one of the models lacks, are left
+    out.
 
     Args:
         models: references, in the order that the products are to have.

@@ -111,9 +111,7 @@ CROSSOVERS.add(
     ),
     origin=__name__,
 )
-CROSSOVERS.add(
-    "linear", Crossover("a weighted sum of the sources", WEIGHTS, _linear, between=_shared), origin=__name__
-)
+CROSSOVERS.add("linear", Crossover("a weighted sum of the sources", WEIGHTS, _linear, between=_shared), origin=__name__)
 CROSSOVERS.add(
     "task_arithmetic",
     Crossover(

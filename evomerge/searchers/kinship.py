@@ -1,20 +1,20 @@
 """Top-k greedy merging with model kinship: the best models are merged with each other, and the best with a stranger.
 
-Hu et al. 2024, *Exploring Model Kinship for Merging Large Language Models*, https://arxiv.org/abs/2410.12613, Algorithm 1.
-The first generation merges each two parents. Each further one merges each two of the k best models so far; to leave
-local optima, the best of all is merged with the model that has the lowest kinship to it, too. Nothing is merged twice.
+Hu et al. 2024, *Exploring Model Kinship for Merging Large Language Models* (https://arxiv.org/abs/2410.12613),
+Algorithm 1. The first generation merges each two parents. Each further one merges each two of the k best models so far;
+to leave local optima, it also merges the best of all with the model of lowest kinship to it. Nothing is merged twice.
 
 The paper ends where the k best stay the same. Here the search goes on until the budget is spent: then each two of them
 are merged again, at other weights.
 
-A member's kinship follows from its shares of the parents: the child of two sources at weight t has (1 − t) times the one's
-and t times the other's.
+A member's kinship follows from its shares of the parents: the child of two sources at weight t has (1 − t) times the
+one's and t times the other's.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
@@ -24,8 +24,9 @@ from pydantic import Field
 
 from evomerge.errors import ConfigError, Problem, RunError
 from evomerge.kinship import kinship_to
-from evomerge.search_spaces.genes import Genome, IntGene, Value
+from evomerge.search_spaces.genes import Genome, Value
 from evomerge.searchers.base import SEARCHERS, SearcherConfig, SearcherEntry, Setting
+from evomerge.searchers.breeding import LineageGenes
 from evomerge.searchers.results import InFlight, objective_values, weighted_cost
 
 
@@ -36,7 +37,7 @@ class KinshipConfig(SearcherConfig):
     top: int = Field(3, ge=2, description="k: how many of the best models are merged with each other in a generation")
     weight: float = Field(0.5, gt=0, lt=1, description="share of the worse model in a merge of two")
     explore: int = Field(
-        1, ge=0, description="merges of the best model with its most distant kin in a generation; 0: greedy merging alone"
+        1, ge=0, description="merges of the best model with its most distant kin in a generation; 0: greedy alone"
     )
     partners: Literal["all", "previous"] = Field(
         "all", description="where the distant kin is looked for: among all models, or in the generation before"
@@ -79,15 +80,19 @@ class KinshipSearcher:
     """Proposes a generation, waits for its results, and proposes the next from the best members so far.
 
     Raises:
-        ConfigError: there are fewer than two parents, or no weights between two sources.
+        ConfigError: there are fewer than two parents, or children are not weighted sums of their sources.
     """
 
     def __init__(self, config: KinshipConfig, setting: Setting) -> None:
-        self._config, self._between, self._kinship = config, _checked(setting), setting.kinship
-        self._genes, self._objectives = setting.genes, setting.objectives
+        if setting.between is None:
+            what = "the searcher 'kinship' cannot tell the kinship of these children from that of their sources"
+            hint = "use the crossover linear, task_arithmetic or slerp, without a mutation"
+            raise ConfigError(Problem(what, "search_space", hint))
+        self._config, self._between, self._kinship = config, setting.between, setting.kinship
+        self._genes, self._objectives = LineageGenes(setting.genes), setting.objectives
         self._generator = np.random.default_rng(config.seed)
         self._in_flight: InFlight[Child] = InFlight()
-        self._parents = np.eye(_parents(setting))
+        self._parents = np.eye(self._genes.parents)
         self._members: list[Member] = []
         self._merged: set[frozenset[int]] = set()
         self._told = 0
@@ -119,10 +124,9 @@ class KinshipSearcher:
         self._told += 1
 
     def _seeds(self) -> Iterator[tuple[dict[str, Value], Child]]:
-        """Yield the parents as they are: of two equal sources, at neutral numbers."""
-        neutral: dict[str, Value] = {gene.name: gene.initial for gene in self._genes}
+        """Yield the parents as they are."""
         for number, shares in enumerate(self._parents, 1):
-            yield {**neutral, "first": -number, "second": -number}, Child(shares, 0, -number)
+            yield self._genes.genome(-number, -number, {}), Child(shares, 0, -number)
 
     def _first(self) -> Iterator[tuple[dict[str, Value], Child]]:
         """Yield the first generation: each two parents that did not fail, or all of them if fewer than two are left."""
@@ -166,34 +170,8 @@ class KinshipSearcher:
 
     def _child(self, first: Member, second: Member, weight: float) -> tuple[dict[str, Value], Child]:
         self._merged.add(_names(first, second))
-        numbers: dict[str, Value] = {"first": first.source, "second": second.source, **self._between(weight)}
-        shares = (1 - weight) * first.shares + weight * second.shares
-        return {gene.name: numbers[gene.name] for gene in self._genes}, Child(shares, self._generation)
-
-
-def _parents(setting: Setting) -> int:
-    """Return how many parents the genomes can name as sources."""
-    first = next((gene for gene in setting.genes if gene.name == "first"), None)
-    return -first.low if isinstance(first, IntGene) else 0
-
-
-def _checked(setting: Setting) -> Callable[[float], Genome]:
-    """Return the genes of a child between its sources.
-
-    Raises:
-        ConfigError: there are none, or no two parents.
-    """
-    problems = []
-    if _parents(setting) < 2:
-        what = "the searcher 'kinship' merges models with each other, and there are no two parents to begin with"
-        problems.append(Problem(what, "parents", "name another, in a search space of kind lineage"))
-    if setting.between is None:
-        what = "the searcher 'kinship' cannot tell the kinship of these children from their parents'"
-        hint = "use the crossover linear, task_arithmetic or slerp, without a mutation"
-        problems.append(Problem(what, "search_space", hint))
-    if problems or setting.between is None:
-        raise ConfigError(problems)
-    return setting.between
+        genome = self._genes.genome(first.source, second.source, self._between(weight))
+        return genome, Child((1 - weight) * first.shares + weight * second.shares, self._generation)
 
 
 def _names(first: Member, second: Member) -> frozenset[int]:

@@ -70,7 +70,9 @@ def test_sums_of_integers_are_exact(family: dict[str, Path], monkeypatch: pytest
     assert np.array_equal(found.lengths, np.sqrt(found.gram.diagonal()))
     # Pearson's correlation of the first two, from whole numbers.
     (a, b), n = vectors[:2].tolist(), found.entries
-    covariance, *variances = (n * sum(x * y for x, y in zip(p, q)) - sum(p) * sum(q) for p, q in ((a, b), (a, a), (b, b)))
+    covariance, *variances = (
+        n * sum(x * y for x, y in zip(p, q, strict=True)) - sum(p) * sum(q) for p, q in ((a, b), (a, a), (b, b))
+    )
     squared = float(Fraction(covariance**2, variances[0] * variances[1]))
     assert pearson_correlation(found)[0, 1] == pytest.approx(np.sign(covariance) * squared**0.5, rel=1e-13)
 
