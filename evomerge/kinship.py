@@ -1,8 +1,8 @@
 """Model kinship: how alike the task vectors of models are (Hu et al. 2024, arXiv 2410.12613, Section 4.1).
 
 All its metrics follow from sums over the entries of the task vectors δᵢ = θᵢ − θ₀: Σ δᵢ, ⟨δᵢ, δⱼ⟩ and ‖δᵢ − δⱼ‖², which
-one pass over the models gives for all pairs (`evomerge.merging.task_vector_products`). Sums over parts of the models add
-up to those over the whole, and sums over linear combinations of models follow from the models' own. So the kinship of
+one pass over the models gives for all pairs (`evomerge.merging.task_vector_products`). Those over parts of the models
+add up to those over the whole, and those over linear combinations of models follow from the models' own. So the kinship of
 children and grandchildren costs no further look at weights.
 """
 

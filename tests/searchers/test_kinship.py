@@ -1,4 +1,4 @@
-"""Kinship-guided greedy merging: the paper's own experiment replayed, each option by hand, and the conformance suite."""
+"""Kinship-guided greedy merging: the paper's experiment replayed, each option by hand, and the conformance suite."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ MODEL_3_3 = 69.06  # made of as much of each parent as model-2-2
 
 
 def test_the_papers_main_experiment_is_replayed() -> None:
-    """Generations 1 to 4 of Table 9 on Mistral-7B, kinship of the parents as the paper reports it (0.01, -0.02, 0.05)."""
+    """Generations 1 to 4 of Table 9 on Mistral-7B; the parents' kinship is the paper's (0.01, -0.02, 0.05)."""
     lengths = np.diag([0.37, 1.48, 0.93])  # such that the kinship of their merges is near the paper's
     correlations = np.array([[1, 0.01, 0.05], [0.01, 1, -0.02], [0.05, -0.02, 1]])
     vectors = lengths @ np.linalg.cholesky(correlations)
@@ -147,7 +147,7 @@ def test_the_best_is_merged_with_its_most_distant_kin(metric: str, partners: str
         names = {-n: n - 1 for n in range(1, 5)} | {n: n for n in range(4, len(run.trials))}
         members = sorted(names, key=lambda name: -(run.trials[names[name]][2] or 0)) if run.trials else []
         asked = run.generation()
-        ages |= {number: generation for number in range(len(run.trials) - len(asked), len(run.trials))}
+        ages |= dict.fromkeys(range(len(run.trials) - len(asked), len(run.trials)), generation)
         if generation >= 2:
             new = [pair for pair in combinations(members[:3], 2) if frozenset(pair) not in merged]
             count = len(new) or 3
@@ -223,7 +223,7 @@ def test_what_has_no_kinship_counts_as_unrelated() -> None:
 
 def test_children_whose_kinship_does_not_follow_are_refused() -> None:
     genes, config = space().genes, read_searcher("kinship")
-    with pytest.raises(ConfigError, match="cannot tell the kinship of these children.*\n.*use the crossover linear"):
+    with pytest.raises(ConfigError, match=r"cannot tell the kinship of these children.*\n.*use the crossover linear"):
         build_searcher(config, genes, SCORE, 10)
     between = space().between
     with pytest.raises(ConfigError, match="a crossover needs two"):
