@@ -2,8 +2,8 @@
 
 All its metrics follow from sums over the entries of the task vectors δᵢ = θᵢ − θ₀: Σ δᵢ, ⟨δᵢ, δⱼ⟩ and ‖δᵢ − δⱼ‖², which
 one pass over the models gives for all pairs (`evomerge.merging.task_vector_products`). Those over parts of the models
-add up to those over the whole, and those over linear combinations of models follow from the models' own. So the kinship of
-children and grandchildren costs no further look at weights.
+add up to those over the whole, and those over linear combinations of models follow from the models' own. So the kinship
+of children and grandchildren costs no further look at weights.
 """
 
 from __future__ import annotations
