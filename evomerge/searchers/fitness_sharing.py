@@ -26,7 +26,7 @@ def gains(scores: Array, alpha: float, capacities: Array | float = 1.0) -> Array
 
 
 def attraction(gained: Array, first: int) -> Array:
-    """Return how much each member attracts the member ``first``: Σⱼ max(0, gᵢⱼ − gⱼ), what it would add on each item."""
+    """Return how much each member attracts the member ``first``: Σⱼ max(0, gᵢⱼ − gⱼ), what it adds on each item."""
     return np.maximum(0.0, gained - gained[first]).sum(axis=1)
 
 
