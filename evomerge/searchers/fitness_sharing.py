@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+ROUNDING = 1e-12  # shares of a few items sum to equal numbers in many ways
 
 
 def gains(scores: Array, alpha: float, capacities: Array | float = 1.0) -> Array:
@@ -31,5 +32,6 @@ def attraction(gained: Array, first: int) -> Array:
 
 
 def weakest(gained: Array) -> int:
-    """Return the member that gains least in all, the first of several."""
-    return int(np.argmin(gained.sum(axis=1)))
+    """Return the member that gains least in all, the first of several that differ by rounding alone."""
+    total = gained.sum(axis=1)
+    return int(np.argmax(total <= total.min() * (1 + ROUNDING)))
