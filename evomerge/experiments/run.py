@@ -42,7 +42,7 @@ from evomerge.fitness.estimation import read as read_estimation
 from evomerge.kinship import Products
 from evomerge.recipes import Recipe
 from evomerge.reports.progress import Display
-from evomerge.search_spaces.lineage import LineageSpace
+from evomerge.search_spaces.lineage import lineage_of
 from evomerge.searchers import SEARCHERS, Searcher
 from evomerge.searchers.surrogates.explanation import Explains, described
 
@@ -137,7 +137,7 @@ def _evaluations(
     items = fitness.items(split)
     soft = items if estimated and estimate and estimate.soft else {}
     plan = FixedPlan("calibration" if estimated else split, fitness, Asked(items, soft))
-    return Evaluations(workers.pool, plan, folder.responses, polled)
+    return Evaluations(workers.pool, plan, folder.responses, polled, lineage_of(prepared.space))
 
 
 def _scored(recipes: Mapping[str, Recipe], evaluations: Evaluations, interrupts: Interrupts) -> dict[str, Trial]:
@@ -352,6 +352,7 @@ class _Run:
         experiment, recorded = self.prepared.experiment, deque(self.journal.trials())
         known = len(recorded)
         budget, space = experiment.budget.trials, self.prepared.space
+        lineage = lineage_of(space)
         objectives = self.prepared.objectives
         corner = fronts.reference_point([r["objectives"] for r in references], objectives)
         tracker = Tracker(objectives, corner, self.prepared.known_front)
@@ -381,8 +382,8 @@ class _Run:
                 tracker.add(trial)
                 self.loggers.told(trial, tracker.failed)
             conditions.check(trial)
-            if isinstance(space, LineageSpace):
-                space.told(trial.genome, trial.recipe_hash, failed=trial.failed)
+            if lineage is not None:
+                lineage.told(trial.genome, trial.recipe_hash, failed=trial.failed)
             if self.race is not None:
                 self.race.told(trial)
             replaying = trial.number < known - 1
@@ -460,7 +461,8 @@ class _Run:
             if name in names
         ]
         plan = EstimatedPlan(prepared.fitness, self.estimation, prepared.objectives, prepared.space.genes, known)
-        return Evaluations(self.workers.pool, plan, self.folder.responses, self.watch.poll), plan
+        polled, lineage = self.watch.poll, lineage_of(prepared.space)
+        return Evaluations(self.workers.pool, plan, self.folder.responses, polled, lineage), plan
 
     def confirm(self, tracker: Tracker) -> Confirmation:
         """Evaluate the front, predictions and the reference models on the confirmation items, and pick."""

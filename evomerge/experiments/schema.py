@@ -66,6 +66,12 @@ class WorkersConfig(Strict):
         description="merge the next trial while one is evaluated, if memory holds two models; default: on GPUs",
     )
 
+    members_gb: float = Field(
+        default=64.0,
+        ge=0,
+        description="of disk on each machine for trials that are crossed again (kind: lineage); others are rebuilt",
+    )
+
     @field_validator("devices_per_worker")
     @classmethod
     def _whole_devices(cls, devices: float) -> float:

@@ -70,8 +70,8 @@ class Place(NamedTuple):
     """Where in the merged model a tensor stands, for methods that ask for ``place``.
 
     ``layer`` is None outside the layers; ``num_layers`` counts the merged model's; ``depth`` is where gradients are
-    read. ``offset`` counts the numbers of the model's tensors before this one, ``entries`` those of all, 0 if the tensor
-    is all there is.
+    read. ``offset`` counts the numbers of the model's tensors before this one, ``entries`` those of all; 0 if the
+    tensor is all there is.
     """
 
     name: str
@@ -83,7 +83,14 @@ class Place(NamedTuple):
 
 
 NOWHERE = Place("", None, 0, 0.0)
-OFFERED = ("prepared", "reduced", "place", "statistics", "seeds", "sums")  # what functions get besides parameters, if they ask
+OFFERED = (
+    "prepared",
+    "reduced",
+    "place",
+    "statistics",
+    "seeds",
+    "sums",
+)  # what functions get besides parameters, if they ask
 
 
 @dataclass(frozen=True)
@@ -178,7 +185,7 @@ class MergeMethod:
         Raises:
             MergeError: a parameter is unknown or missing, or the numbers have no meaning.
         """
-        given = {"seeds": seeds, "place": place, "statistics": statistics}
+        given: dict[str, Any] = {"seeds": seeds, "place": place, "statistics": statistics}
         if self.summed is not None:
             given["sums"] = self.summed(tensors, base) if sums is None else sums
         if self.prepare is not None and prepared is None:
@@ -322,11 +329,11 @@ def merge_method(
     The function takes ``(tensors, base, *, <one keyword per parameter>)``, in the order and with the names of
     ``parameters``; parameters of a model arrive as a sequence beside ``tensors``, ``lambda`` as ``lambda_``. Besides
     it may name ``prepared`` and ``reduced`` (what the registered functions of these names returned), ``place`` (a
-    `Place`), ``statistics`` (one mapping kind → tensor per model), ``seeds`` (one integer per model) and ``sums`` (what
-    ``summed`` returned of all tensors, added up). ``prepare``
-    takes ``(tensors, base)`` and, if it names them, ``seeds``, ``place``, ``statistics`` and ``shape`` (of tensors that
-    arrive flat); ``reduce`` the first three, ``prepared``, ``sums`` and any parameter. None may write into its inputs; the
-    function must return a new tensor, or an input unchanged.
+    `Place`), ``statistics`` (one mapping kind → tensor per model), ``seeds`` (one integer per model) and ``sums``
+    (what ``summed`` returned of all tensors, added up). ``prepare`` takes ``(tensors, base)`` and, if it names them,
+    ``seeds``, ``place``, ``statistics`` and ``shape`` (of tensors that arrive flat); ``reduce`` the first three,
+    ``prepared``, ``sums`` and any parameter. None may write into its inputs; the function must return a new tensor, or
+    an input unchanged.
 
     Raises:
         EvomergeError: the function's arguments and ``parameters`` disagree; names the function and its file.

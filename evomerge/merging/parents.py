@@ -147,6 +147,14 @@ class Parents:
         """Return a tensor of one model as a view of its file, through a tie if need be."""
         return self[reference].tensor(self.tied[reference].get(name, name))
 
+    def with_members(self, members: Mapping[str, Checkpoint]) -> Parents:
+        """Return these models and some that were merged of them, which therefore have the same tensors."""
+        if not members:
+            return self
+        joined = Parents({**self.checkpoints, **members})
+        joined.tied = {**self.tied, **{reference: tied_tensors(member) for reference, member in members.items()}}
+        return joined
+
     def viewed(self, recipe: Recipe) -> Parents:
         """Return the parents as the recipe sees them: with one vocabulary, neurons aligned, where it asks for that.
 

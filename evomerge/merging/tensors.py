@@ -208,9 +208,7 @@ def merge_tensor(
         return _put((only if chosen.factor is None else chosen.factor.apply(only)).to(chosen.out_dtype), out)
     given: dict[str, Any] = {
         "seeds": chosen.seeds,
-        "place": Place(
-            step.name, step.planned.layer, step.num_layers, step.planned.depth, step.offset, step.entries
-        ),
+        "place": Place(step.name, step.planned.layer, step.num_layers, step.planned.depth, step.offset, step.entries),
         "statistics": _statistics(chosen, method, parents) if method.statistics else None,
     }
     others = list(tensors.values())

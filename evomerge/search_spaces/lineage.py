@@ -12,8 +12,15 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from evomerge.errors import ConfigError, Problem, RunError
-from evomerge.recipes import Recipe, trial_of, trial_reference
-from evomerge.search_spaces.base import SEARCH_SPACES, ParentsInfo, SearchSpaceConfig, SearchSpaceKind, check_genome
+from evomerge.recipes import Recipe, sources_of, trial_reference, with_ancestors
+from evomerge.search_spaces.base import (
+    SEARCH_SPACES,
+    ParentsInfo,
+    SearchSpace,
+    SearchSpaceConfig,
+    SearchSpaceKind,
+    check_genome,
+)
 from evomerge.search_spaces.crossovers import CROSSOVERS, MUTATIONS
 from evomerge.search_spaces.genes import Gene, Genome, IntGene, Value
 
@@ -95,26 +102,20 @@ class LineageSpace:
             fields = self._mutation.fields(fields, genome, self._base)
         return Recipe.model_validate({**self._common, **fields})
 
-    def lineage(self, recipes: Sequence[Recipe]) -> dict[str, Recipe]:
+    def lineage(self, of: Sequence[Recipe]) -> dict[str, Recipe]:
         """Return recipe hash → recipe of all trials that these recipes are made of, each after its own sources.
 
         Raises:
             RunError: they name a trial that the space was not told.
         """
-        found: dict[str, Recipe] = {}
-        opened: dict[str, Recipe] = {}
-        waiting = [recipe_hash for recipe in reversed(recipes) for recipe_hash in reversed(sources_of(recipe))]
-        while waiting:  # no recursion: a lineage may be thousands of generations deep
-            recipe_hash = waiting[-1]
-            if recipe_hash in found:
-                waiting.pop()
-            elif recipe_hash in opened:
-                found[recipe_hash] = opened.pop(recipe_hash)
-                waiting.pop()
-            else:
-                opened[recipe_hash] = recipe = self.recipe_of(recipe_hash)
-                waiting += [each for each in reversed(sources_of(recipe)) if each not in found]
-        return found
+        recipes: dict[str, Recipe] = {}
+
+        def sources(recipe_hash: str) -> list[str]:
+            recipes[recipe_hash] = self.recipe_of(recipe_hash)
+            return sources_of(recipes[recipe_hash])
+
+        order = with_ancestors([source for recipe in of for source in sources_of(recipe)], sources)
+        return {recipe_hash: recipes[recipe_hash] for recipe_hash in order}
 
     def recipe_of(self, recipe_hash: str) -> Recipe:
         """Return the recipe of a told trial.
@@ -136,9 +137,9 @@ class LineageSpace:
         return trial_reference(recipe_hash)
 
 
-def sources_of(recipe: Recipe) -> list[str]:
-    """Return the hashes of the trials that a recipe names as sources, in its order."""
-    return [found for reference in recipe.parents() if (found := trial_of(reference)) is not None]
+def lineage_of(space: SearchSpace) -> LineageSpace | None:
+    """Return the space if it is one of lineage, which must be told the trials, else None."""
+    return space if isinstance(space, LineageSpace) else None
 
 
 def _check(config: LineageSpaceConfig, info: ParentsInfo) -> None:

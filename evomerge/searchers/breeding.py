@@ -76,7 +76,7 @@ class LineageGenes:
 
     def _clipped(self, name: str, value: Value) -> Value:
         gene = self._genes[name]
-        return value if isinstance(gene, ChoiceGene) else type(gene.low)(min(max(value, gene.low), gene.high))  # type: ignore[type-var]
+        return value if isinstance(gene, ChoiceGene) else type(gene.low)(min(max(value, gene.low), gene.high))
 
 
 class LineageSearcher(ABC):
@@ -109,7 +109,7 @@ class LineageSearcher(ABC):
             if len(self._in_flight):
                 return None
             sources = self._two_parents()
-        values = self.genes.uniform(self.generator) | {SCALE: self._scale} | self.crossing()
+        values = self.genes.uniform(self.generator) | {SCALE: self._scale, **self.crossing()}
         self.children += 1
         return self._in_flight.asked(self.genes.genome(*sources, values), "child")
 
@@ -126,7 +126,7 @@ class LineageSearcher(ABC):
         values = objective_values(self.objectives, objectives)
         name = int(genome[FIRST]) if role == "seed" else number
         if values is not None:
-            self.take(name, values, items)
+            self.take(name, dict(zip((o.name for o in self.objectives), values, strict=True)), items)
         if role == "aggregate":
             self.aggregated(name if values is not None else None)
 
@@ -135,8 +135,8 @@ class LineageSearcher(ABC):
         """Return the names of two living members to cross; None if there are not two."""
 
     @abstractmethod
-    def take(self, name: int, values: tuple[float, ...], items: Mapping[str, np.ndarray] | None) -> None:
-        """Let a member that was evaluated live, or not."""
+    def take(self, name: int, values: Mapping[str, float], items: Mapping[str, np.ndarray] | None) -> None:
+        """Let a member that was evaluated live, or not; ``values`` are its objectives, in their order."""
 
     def crossing(self) -> Mapping[str, Value]:
         """Return the crossover's genes that are not to be uniform in their bounds."""
@@ -148,6 +148,7 @@ class LineageSearcher(ABC):
 
     def aggregated(self, name: int | None) -> None:
         """Take in what became of an aggregate: its name, or None if it failed."""
+        raise NotImplementedError("a searcher that proposes aggregates learns what becomes of them")
 
     def _two_parents(self) -> tuple[int, int]:
         first = int(self.generator.integers(self.genes.parents))

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+ROUNDING = 1e-12  # shares of a few items sum to equal numbers in many ways
 
 
 def gains(scores: Array, alpha: float, capacities: Array | float = 1.0) -> Array:
@@ -26,10 +27,11 @@ def gains(scores: Array, alpha: float, capacities: Array | float = 1.0) -> Array
 
 
 def attraction(gained: Array, first: int) -> Array:
-    """Return how much each member attracts the member ``first``: Σⱼ max(0, gᵢⱼ − gⱼ), what it would add on each item."""
+    """Return how much each member attracts the member ``first``: Σⱼ max(0, gᵢⱼ − gⱼ), what it adds on each item."""
     return np.maximum(0.0, gained - gained[first]).sum(axis=1)
 
 
 def weakest(gained: Array) -> int:
-    """Return the member that gains least in all, the first of several."""
-    return int(np.argmin(gained.sum(axis=1)))
+    """Return the member that gains least in all, the first of several that differ by rounding alone."""
+    total = gained.sum(axis=1)
+    return int(np.argmax(total <= total.min() * (1 + ROUNDING)))

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from evomerge.errors import RunError
+from evomerge.errors import ConfigError, Problem, RunError
 from evomerge.search_spaces.genes import Value
 from evomerge.searchers.base import SEARCHERS, ObjectiveSpec, SearcherEntry, Setting
 from evomerge.searchers.breeding import LineageConfig, LineageSearcher
@@ -23,7 +23,7 @@ SPLIT = "split"
 
 
 class M2n2Config(LineageConfig):
-    """Options of M2N2. The first trials are the parents. With all three switches off it is a plain genetic algorithm."""
+    """Options of M2N2. The first trials are the parents. With all switches off it is a plain genetic algorithm."""
 
     kind: Literal["m2n2"] = Field("m2n2", description="the searcher's name")
     archive: int = Field(20, ge=2, description="members that live at once")
@@ -46,6 +46,9 @@ class M2n2Searcher(LineageSearcher):
 
     def __init__(self, config: M2n2Config, setting: Setting) -> None:
         super().__init__(config, setting)
+        if minimised := [objective.name for objective in setting.objectives if objective.direction == "minimize"]:
+            what = f"m2n2 shares out what items give, and {minimised[0]!r} is to be minimised"
+            raise ConfigError(Problem(what, "objectives", "use a metric that is maximised, or another searcher"))
         self._config = config
         self._alpha = config.alpha if config.competition else 0.0
         self._shares = np.empty(0)  # of the items, by their objectives
@@ -62,7 +65,7 @@ class M2n2Searcher(LineageSearcher):
         weights = attraction(gained, first) if self._config.attraction else fitness
         return self.members[first], self.members[drawn_other(self.generator, weights, first)]
 
-    def take(self, name: int, values: tuple[float, ...], items: Mapping[str, np.ndarray] | None) -> None:
+    def take(self, name: int, values: Mapping[str, float], items: Mapping[str, np.ndarray] | None) -> None:
         """Let the member live while there is room, or in place of the one that gains least with it there."""
         row = self._row(items)
         extended = np.concatenate([self.scores.reshape(-1, len(row)), row[None]])
@@ -96,10 +99,13 @@ class M2n2Searcher(LineageSearcher):
 
 
 def item_shares(objectives: Sequence[ObjectiveSpec], counts: Sequence[int]) -> Array:
-    """Return what one item of each objective counts: so much that objectives count by weight, not by number of items."""
+    """Return what each item counts: so much that objectives count by their weights, not by their numbers of items."""
     most = max(counts)
     return np.concatenate(
-        [np.full(count, objective.weight * most / max(count, 1)) for objective, count in zip(objectives, counts, strict=True)]
+        [
+            np.full(count, objective.weight * most / max(count, 1))
+            for objective, count in zip(objectives, counts, strict=True)
+        ]
     )
 
 

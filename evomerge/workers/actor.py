@@ -10,11 +10,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import LifoQueue
 from threading import Lock
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
 
 from evomerge.redaction import redact
 from evomerge.workers.shared_paths import check_paths
 from evomerge.workers.versions import versions
+
+if TYPE_CHECKING:
+    from evomerge.checkpoints import Checkpoint
+    from evomerge.merging.members import Members
+    from evomerge.recipes import Recipe
 
 Items = Mapping[str, Sequence[str]]
 SPARE = 1.5  # a second resident model is kept if so many times its bytes are free
@@ -34,6 +40,7 @@ class WorkerSpec:
         like: a recipe (YAML) that names the models and the vocabulary of those to come.
         devices: GPUs of the worker: a part of one, one, or several that share the model's layers.
         overlap: merge the next recipe into a second model while one is evaluated, where memory allows.
+        members_bytes: of the files in which its machine keeps trials that are sources of others.
     """
 
     references: Mapping[str, str]
@@ -45,6 +52,7 @@ class WorkerSpec:
     like: str | None = None
     devices: float = 1.0
     overlap: bool = False
+    members_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -68,7 +76,8 @@ class Outcome:
 
     ``worker_lost`` tells a failure of the worker's process from one of the recipe, ``worker_broken`` that the process
     lives but must be replaced. Times are in seconds, ``queue_seconds`` between question and answer besides those at
-    work; ``batch_size`` is the smallest that a task was run with.
+    work; ``batch_size`` is the smallest that a task was run with. ``missing`` are the hashes of trials whose recipes
+    the worker must be sent, with those of all that they are made of, before it can begin.
     """
 
     responses: str | None
@@ -82,6 +91,7 @@ class Outcome:
     worker: str = ""
     device: str = ""
     batch_size: int = 0
+    missing: Sequence[str] = ()
 
 
 class Worker:
@@ -104,6 +114,7 @@ class Worker:
         self._parents = Parents.open(list(dict.fromkeys(spec.references.values())))
         self._free: LifoQueue[Any] = LifoQueue()  # the last used first: it may hold the next recipe already
         self._merging, self._evaluating = Lock(), Lock()
+        self._members: Members | None = None
         self.merger = self._built()
         self._free.put(self.merger)
         self._models = 1
@@ -125,7 +136,14 @@ class Worker:
         with self._model() as merger, self._evaluating:
             return self.fitness.batch_sizes(merger.model, merger.tokenizer, items, remembered)
 
-    def evaluate(self, recipe_yaml: str, items: Items, gold: Items, batch_sizes: Mapping[str, int]) -> Outcome:
+    def evaluate(
+        self,
+        recipe_yaml: str,
+        items: Items,
+        gold: Items,
+        batch_sizes: Mapping[str, int],
+        lineage: Mapping[str, str] = MappingProxyType({}),
+    ) -> Outcome:
         """Merge the recipe into a resident model and run it; never raises for the recipe's own faults.
 
         Args:
@@ -133,7 +151,9 @@ class Worker:
             items: by task, to respond to.
             gold: by task, to give the probability of the right answer for.
             batch_sizes: by task, where the config leaves them to be found.
+            lineage: hash → packed recipe of trials that the recipe is made of, as far as the worker may need them.
         """
+        from evomerge.merging.members import MissingRecipesError
         from evomerge.recipes import unpack_recipe
 
         self.fitness.use_batch_sizes(batch_sizes)
@@ -143,11 +163,14 @@ class Worker:
             with self._model() as merger:
                 with self._merging:
                     began = time.perf_counter()
-                    merger.merge(unpack_recipe(recipe_yaml))
+                    recipe = unpack_recipe(recipe_yaml)
+                    merger.merge(recipe, self._members_of(recipe, lineage))
                     merged = time.perf_counter()
                 with self._evaluating:
                     waited = time.perf_counter() - merged
                     responses = self.fitness.evaluate(merger.model, merger.tokenizer, items, gold)
+        except MissingRecipesError as error:
+            return Outcome(None, str(error), worker=self.name, missing=error.trials)
         except Exception as error:
             seconds = time.perf_counter() - began - waited
             text = redact(traceback.format_exc())
@@ -161,6 +184,18 @@ class Worker:
             device=self._device,
             batch_size=self.fitness.smallest_batch,
         )
+
+    def _members_of(self, recipe: Recipe, lineage: Mapping[str, str]) -> Mapping[str, Checkpoint]:
+        """Return the models of the trials that the recipe names as sources."""
+        from evomerge.merging.members import Members
+        from evomerge.recipes import sources_of
+
+        if not sources_of(recipe):
+            return {}
+        if self._members is None:
+            self._members = Members(self._parents, self.spec.donor, self.spec.members_bytes)
+        self._members.learn(lineage)
+        return self._members.of(recipe)
 
     @contextmanager
     def _model(self) -> Iterator[Any]:

@@ -100,7 +100,14 @@ class Pool:
             raise WorkerError(f"no batch size could be found:\n{_reason(error)}") from error
 
     def submit(
-        self, key: str, recipe_yaml: str, items: Items, gold: Items | None = None, *, ahead: bool = False
+        self,
+        key: str,
+        recipe_yaml: str,
+        items: Items,
+        gold: Items | None = None,
+        *,
+        ahead: bool = False,
+        lineage: Mapping[str, str] | None = None,
     ) -> None:
         """Queue an evaluation; ``next`` returns its outcome under ``key``.
 
@@ -111,8 +118,10 @@ class Pool:
             gold: by task, to give the probability of the right answer for.
             ahead: before all that waits. Asked at once after an outcome of the same recipe, the worker that holds it
                 goes on with it.
+            lineage: hash → packed recipe of trials that the recipe is made of. A worker that needs more of them than
+                it is sent answers which (``Outcome.missing``).
         """
-        job = _Job(key, recipe_yaml, items, gold or {})
+        job = _Job(key, recipe_yaml, items, gold or {}, dict(lineage or {}))
         if ahead:
             self._waiting.appendleft(job)
         else:
@@ -154,7 +163,8 @@ class Pool:
             # The last one that finished comes first: it may hold the recipe.
             member = min(free, key=lambda each: (len(each.jobs), -each.since))
             job = self._waiting.popleft()
-            member.begin(member.actor.evaluate.remote(job.recipe_yaml, job.items, job.gold, self.batch_sizes), job)
+            question = (job.recipe_yaml, job.items, job.gold, self.batch_sizes, job.lineage)
+            member.begin(member.actor.evaluate.remote(*question), job)
 
     def withdraw(self) -> list[str]:
         """Drop the evaluations that no worker has begun; return their keys."""
@@ -251,10 +261,12 @@ class Pool:
             outcome: Outcome = ray.get(event)
         except ray.exceptions.RayError as error:
             return self._bury(member, _reason(error))
-        job = member.end(event, failed=outcome.responses is None)
+        job = member.end(event, answered=not outcome.missing, failed=outcome.responses is None)
         if outcome.worker_broken:
             self._report(f"a worker's GPU failed ({_last_line(outcome.error)}); replacing the worker")
             self._discard(member)
+        if outcome.missing:
+            return job.key, outcome
         if outcome.responses is not None:
             self._longest = max(self._longest, outcome.seconds)
             return job.key, outcome
@@ -317,6 +329,7 @@ class _Job:
     recipe_yaml: str
     items: Items
     gold: Items
+    lineage: Mapping[str, str]
 
 
 @dataclass(eq=False)
@@ -345,8 +358,9 @@ class _Member:
             self.since = time.monotonic()
         self.jobs[event] = job
 
-    def end(self, event: Any, *, failed: bool) -> _Job:
-        self.since, self.done, self.failed = time.monotonic(), self.done + 1, self.failed + failed
+    def end(self, event: Any, *, answered: bool, failed: bool) -> _Job:
+        self.since = time.monotonic()
+        self.done, self.failed = self.done + answered, self.failed + (answered and failed)
         return self.jobs.pop(event)
 
     def left(self, limit: float | None) -> float:
