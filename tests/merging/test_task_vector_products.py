@@ -140,6 +140,21 @@ def test_kinship_of_merges_follows_from_that_of_their_parents(tmp_path: Path) ->
         assert np.allclose(metric(parents), [kinship_to(parents, name, one, np.eye(3)) for one in np.eye(3)])
 
 
+def test_merges_on_the_arc_are_nearly_such_sums(tmp_path: Path) -> None:
+    """Their shares differ from 1 - t and t by the angle between the models, which is small for fine-tunes of one base."""
+    folders = tiny_family(tmp_path, parents=3, distance=0.001)
+    shares = np.array([[0.5, 0.5, 0], [0.25, 0, 0.75], [0, 1, 0]])
+    merged = {"base": folders["base"], "z": folders["b"]}
+    for name, first, second, t in (("x", "a", "b", 0.5), ("y", "a", "c", 0.75)):
+        models = [{"model": str(folders[first])}, {"model": str(folders[second])}]
+        fields = {"merge_method": "slerp", "base_model": str(folders[first]), "models": models, "parameters": {"t": t}}
+        merged[name] = merge_to_folder(Recipe.model_validate(fields), tmp_path / name)
+    found, parents = products(merged, "xyz"), products(folders)
+    for metric in ("pcc", "cs"):
+        predicted = [kinship_to(parents, metric, one, shares) for one in shares]
+        assert np.allclose(METRICS[metric](found), predicted, atol=0.01)
+
+
 def test_parts_add_up_to_the_whole(family: dict[str, Path]) -> None:
     models, base = [str(family[name]) for name in "ab"], str(family["base"])
     parents = Parents.open([base, *models])
