@@ -141,7 +141,7 @@ def test_kinship_of_merges_follows_from_that_of_their_parents(tmp_path: Path) ->
 
 
 def test_merges_on_the_arc_are_nearly_such_sums(tmp_path: Path) -> None:
-    """Their shares differ from 1 - t and t by the angle between the models, which is small for fine-tunes of one base."""
+    """Their shares differ from 1 - t and t by the angle between the models, which is small for fine-tunes."""
     folders = tiny_family(tmp_path, parents=3, distance=0.001)
     shares = np.array([[0.5, 0.5, 0], [0.25, 0, 0.75], [0, 1, 0]])
     merged = {"base": folders["base"], "z": folders["b"]}
