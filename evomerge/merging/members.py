@@ -17,9 +17,10 @@ import torch
 
 from evomerge import __version__
 from evomerge.checkpoints import Checkpoint, CheckpointView, TensorInfo, TensorSpec, cache_folder
+from evomerge.checkpoints.naming import RenamedCheckpoint
 from evomerge.checkpoints.weight_store import StoredWeights, WeightStore
-from evomerge.errors import EvomergeError
-from evomerge.merging.parents import Parents
+from evomerge.errors import EvomergeError, Problem
+from evomerge.merging.parents import RECOMPUTED, Parents
 from evomerge.merging.tensors import merge_dtypes, merge_tensors
 from evomerge.merging.to_folder import output_config
 from evomerge.recipes import Recipe, sources_of, trial_reference, unpack_recipe, with_ancestors
@@ -147,6 +148,31 @@ class Members:
 
     def _member(self, trial: str, weights: StoredWeights) -> Member:
         return Member(trial, self._donor, weights, hashlib.sha256(f"{self._key} {trial}".encode()).hexdigest()[:16])
+
+
+def member_problems(parents: Mapping[str, Checkpoint]) -> list[Problem]:
+    """Return why children of children of these models would not all have the same tensors.
+
+    Args:
+        parents: reference → model, with one set of tensor names.
+    """
+    first, *others = parents
+    hint = "children of children are one model: save the parents by one version of transformers, with one vocabulary"
+    found = []
+    for other in others:
+        ours, theirs = _shapes(parents[first]), _shapes(parents[other])
+        apart = [name for name in sorted(ours.keys() | theirs) if ours.get(name) != theirs.get(name)]
+        if apart:
+            shapes = [each.get(apart[0], "missing") for each in (ours, theirs)]
+            what = f"tensor {apart[0]} is {shapes[0]} in {first} and {shapes[1]} in {other}"
+            found.append(Problem(what, other, hint))
+        elif isinstance(parents[other], RenamedCheckpoint):
+            found.append(Problem(f"its file calls tensors otherwise than that of {first}", other, hint))
+    return found
+
+
+def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    return {name: info.shape for name, info in checkpoint.tensors.items() if not name.endswith(RECOMPUTED)}
 
 
 def _in_memory(tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> StoredWeights:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from evomerge.checkpoints import TensorSpec
 from evomerge.checkpoints.weight_store import SUFFIX, WeightStore, evict
 from evomerge.merging import InPlaceMerger, Parents
-from evomerge.merging.members import Members, MissingRecipesError
+from evomerge.merging.members import Members, MissingRecipesError, member_problems
 from evomerge.merging.stages import merge_stages
 from evomerge.recipes import (
     NamedRecipe,
@@ -294,3 +294,13 @@ def test_a_disk_that_is_full_leaves_nothing_behind(tmp_path: Path, monkeypatch: 
 
 def _full(*arguments: object) -> None:
     raise OSError(28, "No space left on device")
+
+
+def test_parents_whose_children_would_differ_in_shape_are_refused(family: Mapping[str, str], tmp_path: Path) -> None:
+    fit = Parents.open(list(family.values())).checkpoints
+    assert member_problems(fit) == []
+    other = str(tiny_family(tmp_path, hidden=16, vocab=72, parents=1, dtype=dtype_of(family))["a"])
+    (problem,) = member_problems({**fit, **Parents.open([other]).checkpoints})
+    assert problem.where == other
+    assert "tensor lm_head.weight is (64, 16)" in problem.what or "embed_tokens.weight is (64, 16)" in problem.what
+    assert "(72, 16)" in problem.what
