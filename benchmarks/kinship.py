@@ -4,9 +4,9 @@
 
 Makes a random Llama (200M parameters unless told otherwise), a base and three parents that are fine-tuned from it, and
 compares two and three of them with all metrics at once. Printed are seconds, the fastest of five runs with the files in
-the page cache, and how many times as long a memcpy of the same bytes (the models' and the base's) takes. With --peer, a
-checkout of github.com/zjunlp/ModelKinship, also the seconds and the peak memory of its own comparison of two models, the
-weights already loaded, one metric at a time as it computes them.
+the page cache, and how many times as long that is as a memcpy of the same bytes (the models' and the base's). With
+--peer, a checkout of github.com/zjunlp/ModelKinship, also the seconds of its own comparison of two models for each
+metric, their weights loaded in float32 beforehand.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ def main() -> None:
     options = arguments.parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
-        paths = {n: str(p) for n, p in make_models(Path(folder), options.hidden, options.layers, getattr(torch, options.dtype)).items()}
+        paths = {
+            n: str(p)
+            for n, p in make_models(Path(folder), options.hidden, options.layers, getattr(torch, options.dtype)).items()
+        }
         print(f"{'models':<8} {'pairs':>6} {'compare':>10} {'memcpy':>10} {'× memcpy':>9}")
         for names in ("ab", "abc"):
             compared = models_compared([paths[name] for name in names], paths["base"])

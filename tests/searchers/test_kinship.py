@@ -1,11 +1,7 @@
-"""Kinship-guided greedy merging: the paper's experiment replayed, each option by hand, and the conformance suite."""
+"""Kinship-guided greedy merging: the paper's experiment replayed, and each option by hand."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import Any
@@ -17,11 +13,10 @@ from evomerge.errors import ConfigError, RunError
 from evomerge.kinship import Products, kinship_to
 from evomerge.recipes import yaml
 from evomerge.search_spaces import ParentsInfo, build_search_space, read_search_space
-from evomerge.search_spaces.genes import Gene, Genome, Value
+from evomerge.search_spaces.genes import Genome, Value
 from evomerge.search_spaces.lineage import LineageSpace
-from evomerge.searchers import ObjectiveSpec, Searcher, SearcherConfig, build_searcher, read_searcher
-from evomerge.searchers.kinship import KinshipConfig
-from evomerge.testing.searchers import OBJECTIVES, SearcherTestCase, drive, score, score_some
+from evomerge.searchers import ObjectiveSpec, Searcher, build_searcher, read_searcher
+from evomerge.testing.searchers import drive, products
 
 SCORE = (ObjectiveSpec("score", "maximize"),)
 Trace = list[tuple[dict[str, Value], float | None]]
@@ -33,12 +28,6 @@ def space(parents: int = 3, crossover: str = "linear") -> LineageSpace:
     built = build_search_space(config, ParentsInfo("zoo/base", names, (), 2, "float32", {}))
     assert isinstance(built, LineageSpace)
     return built
-
-
-def products(vectors: np.ndarray) -> Products:
-    """Return the products of task vectors, one a row."""
-    apart = vectors[:, None] - vectors
-    return Products(vectors.shape[1], vectors.sum(1), vectors @ vectors.T, (apart**2).sum(-1))
 
 
 def random_vectors(parents: int = 3, seed: int = 0) -> np.ndarray:
@@ -233,56 +222,6 @@ def test_children_whose_kinship_does_not_follow_are_refused() -> None:
         drive(searcher, lambda genome: {"score": 1.0}, 20)
 
 
-def trace(config: SearcherConfig) -> str:
-    """Return, as JSON, the genomes of a search."""
-    searcher = build_searcher(
-        config, space().genes, OBJECTIVES, 40, between=space().between, kinship=products(random_vectors())
-    )
-    return json.dumps([trial.genome for trial in drive(searcher, score_some, 40, in_flight=3)])
-
-
-class TestConformance(SearcherTestCase):
-    @pytest.fixture(
-        params=[{}, {"top": 2, "explore": 0}, {"explore": 2, "partners": "previous", "metric": "ed"}], ids=str
-    )
-    def config(self, request: pytest.FixtureRequest) -> SearcherConfig:
-        return KinshipConfig(**request.param)
-
-    @pytest.fixture(params=["linear", "slerp", "task_arithmetic"])
-    def genes(self, request: pytest.FixtureRequest) -> tuple[Gene, ...]:
-        return space(crossover=request.param).genes
-
-    def build(
-        self,
-        config: SearcherConfig,
-        genes: Sequence[Gene],
-        objectives: Sequence[ObjectiveSpec] = OBJECTIVES,
-        budget: int = 0,
-        starting_points: Sequence[Genome] = (),
-    ) -> Searcher:
-        crossover = "slerp" if "weight" in [gene.name for gene in genes] else "linear"
-        return build_searcher(
-            config,
-            genes,
-            objectives,
-            budget or self.trials,
-            starting_points,
-            between=space(crossover=crossover).between,
-            kinship=products(random_vectors()),
-        )
-
-    def test_other_processes_propose_the_same(self, config: SearcherConfig) -> None:
-        """The suite's own test, in a space of lineage."""
-        expected = trace(config)
-        environment = {**os.environ, "PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "3"}
-        command = [sys.executable, __file__, config.model_dump_json()]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-        assert done.stdout == expected + "\n"
-
-    def test_it_never_waits_with_nothing_in_flight(self) -> None:
-        for evaluate in (score, score_some, lambda genome: None):
-            assert len(drive(self.build(KinshipConfig(), space().genes), evaluate, 200)) == 200
-
-
-if __name__ == "__main__":  # what `test_other_processes_propose_the_same` runs
-    print(trace(KinshipConfig.model_validate_json(sys.argv[1])))
+def test_it_never_waits_with_nothing_in_flight() -> None:
+    for evaluate in (lambda genome: {"score": 0.5}, lambda genome: None):
+        assert len(drive(build(), evaluate, 200, in_flight=5)) == 200
