@@ -17,7 +17,9 @@ from evomerge.experiments.kinship import compared, models_compared, products_of
 from evomerge.experiments.preflight import prepare
 from evomerge.experiments.run import resume, start
 from evomerge.experiments.schema import ExperimentConfig, read_experiment
+from evomerge.experiments.summarise import summarise
 from evomerge.kinship import METRICS, Products, kinship_to
+from evomerge.reports.html import render_report
 from evomerge.testing.tiny_experiment import SilentDisplay, tiny_experiment
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
@@ -56,6 +58,13 @@ def test_the_parents_kinship_is_noted(whole: Path, folder: Path) -> None:
     found = products_of(compared(experiment(folder)))[""]
     assert noted.entries == found.entries
     assert np.allclose(noted.gram, found.gram, rtol=1e-12)
+
+
+def test_the_report_shows_it(whole: Path) -> None:
+    summary = summarise(whole)
+    assert summary.kinship is not None
+    assert summary.kinship.models == ("a", "b", "c")
+    assert 'id="figure-kinship"' in render_report(summary)
 
 
 def test_the_kinship_of_children_is_that_of_their_weights(whole: Path, folder: Path, tmp_path: Path) -> None:
