@@ -14,16 +14,19 @@ from evomerge.experiments.conditions import counted, warning
 from evomerge.experiments.confirmation import Confirmation, read_confirmation
 from evomerge.experiments.journal import Journal, Trial
 from evomerge.experiments.run_folder import RunFolder
+from evomerge.experiments.summarise_archives import archives
 from evomerge.experiments.summarise_confirmed import confirmed_row
 from evomerge.experiments.summarise_stages import check_last_began, merges_of
 from evomerge.experiments.summarise_surrogates import surrogates
 from evomerge.experiments.tracker import Tracker, row
 from evomerge.fronts import Quality
+from evomerge.kinship import Products
 from evomerge.recipes import Recipe, write_recipes
 from evomerge.reports.summary import (
     Comparison,
     Interval,
     ObjectiveInfo,
+    ParentsKinship,
     ReferenceRow,
     RunSummary,
 )
@@ -84,6 +87,8 @@ def summarise(path: Path) -> RunSummary:
         igd_plus=[(trial.number, trial.front["igd_plus"]) for trial in trials if "igd_plus" in trial.front],
         surrogates=surrogates(amortized, trials, confirmation, facts) if amortized else None,
         tree=merges_of(folder),
+        archives=archives(experiment.searcher, journal.objectives, trials),
+        kinship=_kinship(experiment.parents, facts),
     )
     estimate = experiment.fitness.estimate
     if estimate is None:
@@ -115,6 +120,10 @@ def status(folder: RunFolder, done: int, budget: int, confirmation: Confirmation
     if folder.is_running:
         return "running"
     return "finished" if done >= budget and confirmation else "interrupted"
+
+
+def _kinship(parents: Mapping[str, str], facts: Mapping[str, Any]) -> ParentsKinship | None:
+    return ParentsKinship(tuple(parents), Products.from_json(facts["kinship"])) if "kinship" in facts else None
 
 
 def objective_infos(facts: Mapping[str, Any]) -> list[ObjectiveInfo]:

@@ -24,9 +24,9 @@ from evomerge.recipes import NamedRecipe, Recipe, stages_to_mergekit, write_reci
 from evomerge.recipes.path_text import path_in_words, recipe_in_words
 
 TAGS = ("merge", "evomerge")
-MOST_STAGES = 12  # that a card tells one by one
 ROUTING = "layer routing; Akiba et al. 2025, https://arxiv.org/abs/2403.13187"
 MERGE3 = "MERGE³, Mencattini et al. 2025, https://arxiv.org/abs/2502.10436"
+MOST_STAGES = 12  # that a card tells one by one
 _SNAPSHOT = re.compile(r"/models--([^/]+)/snapshots/([^/]+)")
 
 

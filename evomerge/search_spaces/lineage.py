@@ -8,7 +8,7 @@ so that equal recipes make equal models whichever run they come from.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from evomerge.errors import ConfigError, Problem, RunError
@@ -73,6 +73,11 @@ class LineageSpace:
     def genes(self) -> tuple[Gene, ...]:
         """The sources, then the genes of the crossover and of the mutation."""
         return self._genes
+
+    @property
+    def between(self) -> Callable[[float], Genome] | None:
+        """The crossover's genes of a child between its sources (`Crossover.between`); None if it is mutated, too."""
+        return self._crossover.between if self._mutation is None else None
 
     def starting_points(self) -> list[Genome]:
         """Return the parents as they are."""
