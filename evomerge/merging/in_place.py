@@ -20,7 +20,7 @@ from evomerge.merging.parents import Parents, Step
 from evomerge.merging.preparations import Preparations, shared_folder
 from evomerge.merging.resident import ResidentModel, Target
 from evomerge.merging.routed import Layers, RoutedStep, Router
-from evomerge.merging.tensors import Numbers, merge_tensor, numbers
+from evomerge.merging.tensors import Numbers, Sums, merge_tensor, model_sums, numbers
 from evomerge.merging.tokenizer_files import generation_fields, merged_tokenizer
 from evomerge.recipes import PathStep, Recipe, layer_of, path_of, routed_recipe, with_layer
 
@@ -106,9 +106,14 @@ class InPlaceMerger:
             raise MergeError("a path through layers runs on one GPU: set workers.devices_per_worker to 1 or less")
         if path is None:
             seen = self._parents.with_members(members).viewed(recipe)
+
+            def fetch(model: str, name: str) -> torch.Tensor:
+                return self._on(self.model.device).tensor(seen, model, name)
+
             # What is prepared of members is of no use to other recipes.
             prepared = Preparations() if members else self._preparations
-            self._merge([(recipe, seen, step) for step in seen.plan(recipe)], prepared)
+            planned = [(recipe, seen, step) for step in seen.plan(recipe)]
+            self._merge(planned, prepared, model_sums(recipe, seen, fetch))
             return
         if self._router is None:
             self._router = Router(self.model)
@@ -146,11 +151,16 @@ class InPlaceMerger:
             self.layers[reference] = Layers.of(loaded.model)
         return self.layers[reference]
 
-    def _merge(self, steps: Sequence[tuple[Recipe, Parents, Step]], prepared: Preparations) -> None:
+    def _merge(
+        self, steps: Sequence[tuple[Recipe, Parents, Step]], prepared: Preparations, sums: Sums | None = None
+    ) -> None:
         targets = self._resident.targets
         if targets is None:
             self._load(
-                {step.name: merge_tensor(numbers(recipe, step), step, seen, prepared) for recipe, seen, step in steps}
+                {
+                    step.name: merge_tensor(numbers(recipe, step, sums=sums), step, seen, prepared)
+                    for recipe, seen, step in steps
+                }
             )
             return
         for recipe, seen, step in steps:
@@ -159,7 +169,7 @@ class InPlaceMerger:
                 raise MergeError(f"the recipe makes a tensor {step.name} {step.shape}, the resident model has none")
             if not target.parts:
                 continue
-            chosen = numbers(recipe, step)
+            chosen = numbers(recipe, step, sums=sums)
             if self._written.pop(step.name, None) != (seen, chosen):
                 out = target.buffer(chosen.out_dtype)
                 fetch = partial(self._on(out.device).tensor, seen)

@@ -142,7 +142,10 @@ SEARCHERS: Registry[SearcherEntry] = Registry(
     "searcher",
     modules=(
         "evomerge.searchers.cma_es",
+        "evomerge.searchers.cycle_qd",
+        "evomerge.searchers.m2n2",
         "evomerge.searchers.map",
+        "evomerge.searchers.map_elites",
         "evomerge.searchers.nsga2",
         "evomerge.searchers.optuna_samplers",
         "evomerge.searchers.qmc",
