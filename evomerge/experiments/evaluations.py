@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, get_args
@@ -35,6 +36,7 @@ from evomerge.workers import Outcome, Pool
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 POLL_SECONDS = 0.5
+KEPT = 4096  # packed recipes of sources; members of an archive are crossed again and again
 NO_GENOME: Genome = MappingProxyType({})  # of models that the searcher did not propose
 
 
@@ -135,7 +137,8 @@ class ResponseStore:
 
     def write(self, recipe_hash: str, outcome: Outcome) -> None:
         """Store a successful outcome, in one step."""
-        write_json(self._path(recipe_hash), {"items": self._digest, "outcome": asdict(outcome)})
+        answered = {name: value for name, value in asdict(outcome).items() if name != "missing"}
+        write_json(self._path(recipe_hash), {"items": self._digest, "outcome": answered})
 
     def _path(self, recipe_hash: str) -> Path:
         return self._folder / f"{recipe_hash}.json"
@@ -164,6 +167,7 @@ class Evaluations:
         lineage: LineageSpace | None = None,
     ) -> None:
         self._pool, self._plan, self._polled, self._lineage = pool, plan, polled, lineage
+        self._packed = lru_cache(maxsize=KEPT)(self._pack)
         self.waited = 0.0
         self._next_trial = 0
         self._store = ResponseStore(folder / plan.name, plan.digest)
@@ -341,18 +345,17 @@ class Evaluations:
 
     def _sources(self, recipe: Recipe) -> dict[str, str]:
         """Return the packed recipes of a recipe's sources: mostly all that a worker needs, and little to send."""
-        sources = sources_of(recipe)
-        return {source: pack_recipe(self._told().recipe_of(source)) for source in sources} if sources else {}
+        return {source: self._packed(source) for source in sources_of(recipe)}
 
     def _ancestors(self, trials: Sequence[str]) -> dict[str, str]:
         """Return the packed recipes of these trials and of all that they are made of."""
-        recipes = {trial: self._told().recipe_of(trial) for trial in trials}
-        recipes |= self._told().lineage(list(recipes.values()))
-        return {trial: pack_recipe(recipe) for trial, recipe in recipes.items()}
-
-    def _told(self) -> LineageSpace:
         assert self._lineage is not None, "only recipes of a lineage space name trials as sources"
-        return self._lineage
+        known = self._lineage.lineage([self._lineage.recipe_of(trial) for trial in trials])
+        return {trial: self._packed(trial) for trial in (*known, *trials)}
+
+    def _pack(self, trial: str) -> str:
+        assert self._lineage is not None, "only recipes of a lineage space name trials as sources"
+        return pack_recipe(self._lineage.recipe_of(trial))
 
     @contextmanager
     def _waiting(self) -> Iterator[None]:

@@ -58,10 +58,14 @@ FLOATS: tuple[Gene, ...] = tuple(FloatGene(f"weight.layer{i}", -0.5, 1.5, 0.5) f
 SINGLE: tuple[Gene, ...] = (FloatGene("weight", -1.0, 3.0, 0.0),)
 SPACES = {"mixed": MIXED, "floats": FLOATS, "single": SINGLE}
 PARENTS = ("math", "japanese", "code")
-LINEAGE: tuple[Gene, ...] = (
-    *(IntGene(name, -len(PARENTS), LAST_TRIAL, -1) for name in SOURCES),
+LINEAGE: tuple[Gene, ...] = (  # the sources, and the genes of every crossover and mutation that ships
+    *(IntGene(name, -len(PARENTS), LAST_TRIAL, -1 - place) for place, name in enumerate(SOURCES)),
     FloatGene("weight", 0.0, 1.0, 0.5),
-    FloatGene("split", 0.0, 1.0, 0.5),
+    FloatGene("split", 0.0, 1.0, 1.0),
+    FloatGene("first.weight", 0.0, 2.0, 1.0),
+    FloatGene("second.weight", 0.0, 2.0, 1.0),
+    FloatGene("mutation.scale", 0.0, 1.0, 0.0),
+    IntGene("mutation.seed", 0, 2**31 - 1, 0),
 )
 ITEMS = 12
 

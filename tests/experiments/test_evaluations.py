@@ -10,6 +10,9 @@ from evomerge.experiments.journal import Trial
 from evomerge.experiments.loop import Candidate
 from evomerge.experiments.preflight import alone
 from evomerge.fitness import Responses, TaskResponses
+from evomerge.recipes import unpack_recipe
+from evomerge.search_spaces import ParentsInfo
+from evomerge.search_spaces.lineage import LineageSpace, LineageSpaceConfig
 from evomerge.workers import Outcome
 
 RECIPE = alone("model", None)
@@ -125,3 +128,40 @@ def test_winding_up_finishes_what_is_begun_and_drops_the_rest(tmp_path: Path) ->
     finished = [found.finish(Candidate(number, {"x": 0.0}, recipe)) for number, recipe in enumerate(recipes)]
     assert [trial is not None for trial in finished] == [True, False, False, False]
     assert pool.keys == []
+
+
+class Forgetful(Counting):
+    """A pool whose worker lacks a source of each recipe until it is sent all that this is made of."""
+
+    def __init__(self, outcome: Outcome, missing: str) -> None:
+        super().__init__(outcome)
+        self.missing, self.sent = missing, list[tuple[str, ...]]()
+
+    def submit(self, key: str, recipe_yaml: str, items: Any, gold: Any, *, lineage: Any, ahead: bool = False) -> None:
+        super().submit(key, recipe_yaml, items, gold, lineage)
+        self.sent.append(tuple(lineage))
+        assert all(unpack_recipe(text).hash == trial for trial, text in lineage.items())
+
+    def next(self, timeout: float) -> tuple[str, Outcome] | None:
+        if self.keys and len(self.sent) == 1:
+            return self.keys.pop(0), Outcome(None, "not known here", missing=(self.missing,))
+        return super().next(timeout)
+
+
+def test_a_worker_is_sent_the_sources_and_their_ancestors_only_if_it_asks(tmp_path: Path) -> None:
+    config = LineageSpaceConfig(kind="lineage", crossover="slerp")
+    space = LineageSpace(config, ParentsInfo(None, {"a": "a", "b": "b"}, (), 1))
+    hashes = []
+    genome: dict[str, Any] = {"first": -1, "second": -2, "weight": 0.5}
+    for number in range(5):
+        hashes.append(space.express(genome).hash)
+        space.told(genome, hashes[-1])
+        genome = {"first": number, "second": -1, "weight": 0.5}
+    pool = Forgetful(Outcome(ANSWERS.to_json()), hashes[4])
+    plan = FixedPlan("search", OneTask(), Asked({"t": ("0-a",)}, {}))  # type: ignore[arg-type]
+    asked = Evaluations(lambda: pool, plan, tmp_path, lineage=space)  # type: ignore[arg-type,return-value]
+    child = space.express(genome)
+    asked.start(child, genome)
+    assert asked.outcome(child).responses is not None
+    assert pool.sent == [(hashes[4],), tuple(hashes)]
+    assert "missing" not in (tmp_path / "search" / f"{child.hash}.json").read_text()
