@@ -21,6 +21,7 @@ from evomerge.errors import ConfigError, RunError
 from evomerge.experiments.export_run import describe, export
 from evomerge.experiments.front_file import read_front, recipe_of
 from evomerge.experiments.journal import Journal
+from evomerge.experiments.plan import plan
 from evomerge.experiments.preflight import prepare
 from evomerge.experiments.run import resume, start
 from evomerge.experiments.schema import ExperimentConfig, read_experiment
@@ -37,8 +38,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pyte
 
 TRIALS = 16
 SETTINGS = (
-    "search_space={kind: lineage, crossover: slerp}",
-    "searcher={kind: crossing, seed: 3}",
+    "search_space={kind: lineage, crossover: m2n2, mutation: gaussian}",
+    "searcher={kind: test-crossing, seed: 3}",
     f"budget.trials={TRIALS}",
     "workers.count=2",
     "workers.threads=1",
@@ -240,6 +241,13 @@ def test_item_scores_are_those_of_the_items_and_higher_is_better(folder: Path, w
 def test_what_cannot_work_is_refused_before_any_work(folder: Path, override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         prepare(experiment(folder, override))
+
+
+@pytest.mark.slow
+def test_what_a_run_would_take_is_told(folder: Path) -> None:
+    found = plan(experiment(folder), folder / "planned", SilentDisplay())
+    assert found.problems == ()
+    assert found.time is not None
 
 
 @pytest.mark.slow
