@@ -66,6 +66,12 @@ class WorkersConfig(Strict):
         description="merge the next trial while one is evaluated, if memory holds two models; default: on GPUs",
     )
 
+    batch: int | None = Field(
+        default=None,
+        ge=1,
+        description="recipes given to a worker at once, where the fitness takes a batch of models; default: by their size",
+    )
+
     @field_validator("devices_per_worker")
     @classmethod
     def _whole_devices(cls, devices: float) -> float:

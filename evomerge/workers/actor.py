@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from queue import LifoQueue
 from threading import Lock
 from typing import Any, Literal
@@ -17,6 +18,8 @@ from evomerge.workers.shared_paths import check_paths
 from evomerge.workers.versions import versions
 
 Items = Mapping[str, Sequence[str]]
+BATCH = 64  # plain models that a worker evaluates at once, where their fitness takes several …
+BATCH_BYTES = 1 << 28  # … and they take no more than this
 SPARE = 1.5  # a second resident model is kept if so many times its bytes are free
 
 
@@ -34,6 +37,7 @@ class WorkerSpec:
         like: a recipe (YAML) that names the models and the vocabulary of those to come.
         devices: GPUs of the worker: a part of one, one, or several that share the model's layers.
         overlap: merge the next recipe into a second model while one is evaluated, where memory allows.
+        batch: recipes to evaluate at once, where the fitness takes several plain models; None goes by their size.
     """
 
     references: Mapping[str, str]
@@ -45,13 +49,15 @@ class WorkerSpec:
     like: str | None = None
     devices: float = 1.0
     overlap: bool = False
+    batch: int | None = None
 
 
 @dataclass(frozen=True)
 class Ready:
     """A worker that is built.
 
-    ``models`` is how many it keeps: as many recipes may be under way at once. ``versions`` are those of its libraries.
+    ``models`` is how many it keeps: as many questions may be under way at once, of ``batch`` recipes each. ``versions``
+    are those of its libraries.
     """
 
     name: str
@@ -60,6 +66,7 @@ class Ready:
     device: str
     models: int
     versions: Mapping[str, str]
+    batch: int = 1
 
 
 @dataclass(frozen=True)
@@ -114,7 +121,8 @@ class Worker:
 
     def ready(self) -> Ready:
         """Return who the worker is, once it is built."""
-        return Ready(self.name, os.uname().nodename, _node_id(), self._device, self._models, versions())
+        node, batch = os.uname().nodename, self._batch
+        return Ready(self.name, node, _node_id(), self._device, self._models, versions(), batch)
 
     def batch_sizes(self, items: Items) -> dict[str, int]:
         """Return the batch size of each task, by trying, or from an earlier run of such a model on such a device."""
@@ -136,6 +144,8 @@ class Worker:
         """
         from evomerge.recipes import unpack_recipe
 
+        if isinstance(self.merger.model, Mapping):
+            return self.evaluate_batch([recipe_yaml], items, gold)[0]
         self.fitness.use_batch_sizes(batch_sizes)
         began = time.perf_counter()
         waited = 0.0
@@ -149,9 +159,7 @@ class Worker:
                     waited = time.perf_counter() - merged
                     responses = self.fitness.evaluate(merger.model, merger.tokenizer, items, gold)
         except Exception as error:
-            seconds = time.perf_counter() - began - waited
-            text = redact(traceback.format_exc())
-            return Outcome(None, text, worker_broken=_is_broken(error), seconds=seconds, worker=self.name)
+            return self._failed(error, time.perf_counter() - began - waited)
         return Outcome(
             responses.to_json(),
             seconds=time.perf_counter() - began - waited,
@@ -161,6 +169,61 @@ class Worker:
             device=self._device,
             batch_size=self.fitness.smallest_batch,
         )
+
+    def evaluate_batch(self, recipes: Sequence[str], items: Items, gold: Items) -> list[Outcome]:
+        """Merge recipes of plain tensors and evaluate them together; a fault of one is its own outcome's alone.
+
+        Args:
+            recipes: what to merge, as `evaluate` takes each.
+            items: by task, to respond to.
+            gold: by task; must be empty, as functions name no right answers.
+        """
+        from evomerge.recipes import unpack_recipe
+
+        outcomes: dict[int, Outcome] = {}
+        merging: dict[int, float] = {}
+        with self._model() as merger:
+            stacked = {name: each.new_empty((len(recipes), *each.shape)) for name, each in merger.model.items()}
+            with self._merging:
+                for number, recipe in enumerate(recipes):
+                    began = time.perf_counter()
+                    try:
+                        merger.merge(unpack_recipe(recipe))
+                    except Exception as error:
+                        outcomes[number] = self._failed(error, time.perf_counter() - began)
+                        continue
+                    for name, each in merger.model.items():
+                        stacked[name][len(merging)].copy_(each)
+                    merging[number] = time.perf_counter() - began
+        if not merging:
+            return [outcomes[number] for number in range(len(recipes))]
+        began = time.perf_counter()
+        try:
+            with self._evaluating:
+                began = time.perf_counter()
+                models = {name: each[: len(merging)] for name, each in stacked.items()}
+                found = self.fitness.evaluate_plain(models, items, gold)
+        except Exception as error:
+            seconds = (time.perf_counter() - began) / len(merging)
+            outcomes |= {number: self._failed(error, merging[number] + seconds) for number in merging}
+            return [outcomes[number] for number in range(len(recipes))]
+        for (number, merged), answer in zip(merging.items(), found, strict=True):
+            if isinstance(answer, Exception):
+                outcomes[number] = self._failed(answer, merged)
+            else:
+                outcomes[number] = Outcome(
+                    answer.to_json(),
+                    seconds=merged + answer.seconds,
+                    merge_seconds=merged,
+                    forward_seconds=answer.forward_seconds,
+                    worker=self.name,
+                    device=self._device,
+                )
+        return [outcomes[number] for number in range(len(recipes))]
+
+    def _failed(self, error: Exception, seconds: float) -> Outcome:
+        text = redact("".join(traceback.format_exception(error)))
+        return Outcome(None, text, worker_broken=_is_broken(error), seconds=seconds, worker=self.name)
 
     @contextmanager
     def _model(self) -> Iterator[Any]:
@@ -188,12 +251,19 @@ class Worker:
         import psutil
         import torch
 
-        needed = SPARE * self.merger.model.get_memory_footprint()
+        needed = SPARE * _bytes_of(self.merger.model)
         if self.spec.device == "cuda":
             return needed < min(torch.cuda.mem_get_info(n)[0] for n in range(torch.cuda.device_count()))
         return needed < psutil.virtual_memory().available
 
     @property
+    def _batch(self) -> int:
+        """How many recipes to evaluate at once."""
+        if not (isinstance(self.merger.model, Mapping) and self.fitness.takes_batches):
+            return 1
+        return self.spec.batch or max(1, min(BATCH, BATCH_BYTES // max(1, _bytes_of(self.merger.model))))
+
+    @cached_property
     def _device(self) -> str:
         import torch
 
@@ -201,6 +271,12 @@ class Worker:
             name = str(torch.cuda.get_device_name())
             return name if self.spec.devices <= 1 else f"{self.spec.devices:g} x {name}"
         return f"cpu ({self.spec.threads} threads)"
+
+
+def _bytes_of(model: Any) -> int:
+    if isinstance(model, Mapping):
+        return sum(tensor.nbytes for tensor in model.values())
+    return int(model.get_memory_footprint())
 
 
 def _node_id() -> str:
