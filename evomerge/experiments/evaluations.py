@@ -166,6 +166,7 @@ class Evaluations:
         self._failed: dict[str, Outcome] = {}
         self._asked: set[str] = set()
         self._dropped: set[str] = set()
+        self._new: dict[str, Outcome] = {}  # stored, and not asked for yet
 
     def start(self, recipe: Recipe, genome: Genome = NO_GENOME, label: str = "") -> None:
         """Begin to evaluate ``recipe``, unless its responses are known or on their way.
@@ -205,7 +206,7 @@ class Evaluations:
             if finished is not None:
                 self._receive(*finished)
             self._polled(self._label)
-        return self._failed.get(key) or self._stored(key)
+        return self._failed.get(key) or self._new.pop(key, None) or self._stored(key)
 
     def responses(self, recipe: Recipe) -> Responses:
         """Wait for the recipe's evaluation and return its responses.
@@ -306,6 +307,7 @@ class Evaluations:
             return
         if more is None:
             self._store.write(key, outcome)
+            self._new[key] = outcome
             del self._pending[key]
             self._pool().dispatch()
         else:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
@@ -71,10 +72,10 @@ def _shape(value: Any) -> str | None:
     if isinstance(value, (bool, int, float, str)):
         return "scalar"
     if isinstance(value, Sequence) and value:
-        if all(isinstance(item, (Mapping, FilteredValue)) for item in value):
-            return "filtered"
         if all(isinstance(item, (bool, int, float, str)) for item in value):
             return "gradient"
+        if all(isinstance(item, (Mapping, FilteredValue)) for item in value):
+            return "filtered"
     return None
 
 
@@ -357,11 +358,17 @@ class Recipe(_Part):
         update = {"outside": None, "slices": None, "base_model": None, "parameters": {}, **fields}
         return self.model_copy(update=update)
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """16 hexadecimal digits of what the recipe says, whatever its key order and written-out defaults."""
         content = json.dumps(_canonical(self.model_dump(exclude_defaults=True)), sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    def __copy__(self) -> Recipe:
+        """Return a copy for `model_copy` to update: its hash may then be another."""
+        copied = super().__copy__()
+        copied.__dict__.pop("hash", None)
+        return copied
 
     def __hash__(self) -> int:
         return int(self.hash, 16)
@@ -400,10 +407,10 @@ def _refuse_repeats(models: Sequence[str], place: str) -> None:
 
 def _canonical(value: Any) -> Any:
     """Give equal numbers (``1``, ``1.0``, ``True``) one form."""
-    if isinstance(value, Mapping):
-        return {str(key): _canonical(inner) for key, inner in value.items()}
+    if isinstance(value, float):  # first, as most values are
+        return int(value) if value.is_integer() else value
     if isinstance(value, (list, tuple)):
         return [_canonical(item) for item in value]
-    if isinstance(value, (bool, int)) or (isinstance(value, float) and value.is_integer()):
-        return int(value)
-    return value
+    if isinstance(value, dict):
+        return {str(key): _canonical(inner) for key, inner in value.items()}
+    return int(value) if isinstance(value, bool) else value

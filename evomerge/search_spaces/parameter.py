@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import ConfigError, Problem, UnknownNameError
@@ -34,8 +35,11 @@ class _Slot:
     nickname: str | None
     layout: Layout
 
-    def gene(self, cell: str) -> str:
-        return ".".join(word for word in (self.nickname, self.parameter.name, cell) if word)
+    @cached_property
+    def genes(self) -> dict[str, str]:
+        """Cell of the layout → name of its gene."""
+        before = [word for word in (self.nickname, self.parameter.name) if word]
+        return {cell: ".".join([*before, cell] if cell else before) for cell in self.layout.cells}
 
 
 class ParameterSpace:
@@ -193,11 +197,11 @@ def _genes(slot: _Slot, parents: int) -> Iterator[Gene]:
     parameter = slot.parameter
     for cell in slot.layout.cells:
         if parameter.kind == "bool":
-            yield ChoiceGene(slot.gene(cell), BOOLEANS, BOOLEANS[bool(parameter.default)])
+            yield ChoiceGene(slot.genes[cell], BOOLEANS, BOOLEANS[bool(parameter.default)])
         else:
             equal_share = parameter.name == "weight" and parameter.per_model and parameter.required
             initial = 1.0 / parents if equal_share else float(parameter.default)
-            yield FloatGene(slot.gene(cell), float(parameter.low), float(parameter.high), initial)
+            yield FloatGene(slot.genes[cell], float(parameter.low), float(parameter.high), initial)
 
 
 def _setting(slot: _Slot, values: Genome) -> Any:
@@ -210,6 +214,6 @@ def _setting(slot: _Slot, values: Genome) -> Any:
 
 def _value(slot: _Slot, cells: tuple[str, ...], values: Genome) -> Any:
     if slot.parameter.kind == "bool":
-        return values[slot.gene(cells[0])] == BOOLEANS[True]
-    points = [float(values[slot.gene(cell)]) for cell in cells]
+        return values[slot.genes[cells[0]]] == BOOLEANS[True]
+    points = [float(values[slot.genes[cell]]) for cell in cells]
     return points if len(points) > 1 else points[0]

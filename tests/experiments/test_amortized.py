@@ -2,12 +2,10 @@
 
 import json
 import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from evomerge.cli import main
@@ -186,17 +184,6 @@ def test_predictions_alone_are_an_answer(amortized: Amortized) -> None:
     chosen, evaluated = answer([], amortized, EVEN, OBJECTIVES)
     assert chosen.trial is None
     assert evaluated is None
-
-
-def test_asking_a_front_of_a_thousand_points_takes_milliseconds() -> None:
-    random = np.random.default_rng(0).random((1000, 2))
-    predictions = [predicted(w, up, 1 - up) for w, up in random.tolist()]
-    many = Amortized(Explanation({"up": FACTS}, predictions, {}, {}), [as_data(0.5)] * 1000)
-    front = [entry(number, 0.5, 0.5) for number in range(50)]
-    begin = time.process_time()
-    for _ in range(5):
-        answer(front, many, EVEN, OBJECTIVES)
-    assert (time.process_time() - begin) / 5 < 0.05
 
 
 # The command

@@ -365,11 +365,9 @@ def test_a_server_that_stays_away_stops_the_run_in_words(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize("scheme", ["redis", "postgresql"])
-def test_a_server_that_is_not_there_is_refused_at_once(scheme: str) -> None:
-    began = time.monotonic()
+def test_a_server_that_is_not_there_is_refused(scheme: str) -> None:
     with pytest.raises(UnreachableError, match="start this server"):
         check_server(f"{scheme}://127.0.0.1:{free_port()}/0")
-    assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize(("scheme", "module"), [("redis", "redis"), ("postgresql", "psycopg")])

