@@ -82,15 +82,8 @@ class Checkpoint:
 
     @cached_property
     def is_plain(self) -> bool:
-        """Whether these are tensors alone, of no model that transformers could build: no config names an architecture."""
-        if self.config.get("architectures") or self.config.get("auto_map"):
-            return False
-        kind = self.config.get("model_type")
-        if kind is None:
-            return True
-        from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-
-        return kind not in CONFIG_MAPPING_NAMES
+        """Whether these are tensors alone: there is no config, or one that names no architecture of transformers."""
+        return names_no_architecture(self.config)
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -124,6 +117,18 @@ class Checkpoint:
         return [name for name in self.tensors if not all_finite(self.tensor(name))]
 
 
+def names_no_architecture(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json (empty if there is none) names nothing that transformers or a model's own code builds."""
+    if config.get("architectures") or config.get("auto_map"):
+        return False
+    kind = config.get("model_type")
+    if kind is None:
+        return True
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    return kind not in CONFIG_MAPPING_NAMES
+
+
 def digest_files(digest: Digest, infos: Collection[TensorInfo]) -> None:
     """Add the headers, sizes and some samples of the files that hold these tensors to a digest."""
     for info in infos:
@@ -153,7 +158,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
         config = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         if (folder / "adapter_config.json").is_file():
-            raise CheckpointError(f"{folder}: config.json is missing; a LoRA adapter: name it as BASE+{folder}") from None
+            hint = f"a LoRA adapter; name it as BASE+{folder}"
+            raise CheckpointError(f"{folder}: config.json is missing; {hint}") from None
         if any(folder.glob("tokenizer*")):
             hint = "a language model's folder has one; copy or download it again"
             raise CheckpointError(f"{folder}: config.json is missing; {hint}") from None

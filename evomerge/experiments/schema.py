@@ -69,7 +69,7 @@ class WorkersConfig(Strict):
     batch: int | None = Field(
         default=None,
         ge=1,
-        description="recipes given to a worker at once, where the fitness takes a batch of models; default: by their size",
+        description="recipes given to a worker at once, where the fitness takes batches; default: by the models' size",
     )
 
     @field_validator("devices_per_worker")

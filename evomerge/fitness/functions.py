@@ -36,7 +36,7 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 
@@ -53,6 +53,14 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 Form: TypeAlias = Literal["model", "tensors", "batch"]
 Tensors: TypeAlias = Mapping[str, torch.Tensor]
 Declared: TypeAlias = Sequence[str] | Mapping[str, Sequence[str]]
+
+
+class _Chosen(NamedTuple):
+    """The asked items in the order of the data, their ids and their texts."""
+
+    items: tuple[Item, ...]
+    ids: tuple[str, ...]
+    texts: list[str]
 
 
 class FunctionTask:
@@ -80,7 +88,7 @@ class FunctionTask:
             items = _items([""])
             self.pools = {"search": items, "confirmation": items}
         self._items = {item.id: item for pool in self.pools.values() for item in pool}
-        self._asked: tuple[Sequence[str], tuple[Item, ...]] = ((), ())
+        self._asked: tuple[Sequence[str], _Chosen] = ((), _Chosen((), (), []))
         self._exact: dict[int, bool] = {}
 
     def metric(self, name: str | None) -> Metric:
@@ -142,9 +150,7 @@ class FunctionTask:
             result = self._call(chosen, resident.model, resident.tokenizer)
         return self._responses(result, chosen)
 
-    def respond_plain(
-        self, stacked: Tensors, items: Sequence[str], seed: int
-    ) -> list[TaskResponses | FitnessError]:
+    def respond_plain(self, stacked: Tensors, items: Sequence[str], seed: int) -> list[TaskResponses | FitnessError]:
         """Call the function on plain models; what it does with one of them is the same in any company.
 
         A function that takes a batch is called with 1, 2, 4, 8, … models. The first batch of each size is also
@@ -167,9 +173,7 @@ class FunctionTask:
             found += self._respond_part(part, size, chosen, seed)
         return found
 
-    def _respond_part(
-        self, part: Tensors, size: int, chosen: tuple[Item, ...], seed: int
-    ) -> list[TaskResponses | FitnessError]:
+    def _respond_part(self, part: Tensors, size: int, chosen: _Chosen, seed: int) -> list[TaskResponses | FitnessError]:
         if size == 1:
             return [self._respond_alone(part, chosen, seed)]
         together = None
@@ -188,7 +192,7 @@ class FunctionTask:
             self._exact[size] = [*map(_bits, together)] == [*map(_bits, alone)]
         return alone
 
-    def _respond_alone(self, part: Tensors, chosen: tuple[Item, ...], seed: int) -> TaskResponses | FitnessError:
+    def _respond_alone(self, part: Tensors, chosen: _Chosen, seed: int) -> TaskResponses | FitnessError:
         try:
             if self.form == "batch":
                 return self._respond_together(part, 1, chosen, seed)[0]
@@ -198,7 +202,7 @@ class FunctionTask:
             return error
 
     def _respond_together(
-        self, part: Tensors, size: int, chosen: tuple[Item, ...], seed: int
+        self, part: Tensors, size: int, chosen: _Chosen, seed: int
     ) -> list[TaskResponses | FitnessError]:
         """Call the function on a batch.
 
@@ -211,9 +215,7 @@ class FunctionTask:
         rows = {name: _listed(value) for name, value in named.items()}
         for name, values in rows.items():
             if len(values) != size:
-                raise FitnessError(
-                    f"function {self.key!r} returned {len(values)} results for {size} models ({name!r})"
-                )
+                raise FitnessError(f"function {self.key!r} returned {len(values)} results for {size} models ({name!r})")
         found: list[TaskResponses | FitnessError] = []
         for number in range(size):
             try:
@@ -222,7 +224,7 @@ class FunctionTask:
                 found.append(error)
         return found
 
-    def _chosen(self, items: Sequence[str]) -> tuple[Item, ...]:
+    def _chosen(self, items: Sequence[str]) -> _Chosen:
         """Return the items of these ids, in the order of the data.
 
         Raises:
@@ -232,22 +234,22 @@ class FunctionTask:
             unknown = [item for item in items if item not in self._items]
             if unknown:
                 raise FitnessError(f"function {self.key!r} declares no item {unknown[0]!r}; have its items changed?")
-            found = {self._items[item] for item in items}
-            self._asked = (items, tuple(sorted(found, key=lambda item: item.index)))
+            found = sorted({self._items[item] for item in items}, key=lambda item: item.index)
+            self._asked = (items, _Chosen(tuple(found), tuple(item.id for item in found), [item.doc for item in found]))
         return self._asked[1]
 
-    def _call(self, chosen: Sequence[Item], *models: Any) -> Any:
-        arguments = {"items": [item.doc for item in chosen]} if self._declares_items else {}
+    def _call(self, chosen: _Chosen, *models: Any) -> Any:
+        arguments = {"items": list(chosen.texts)} if self._declares_items else {}
         try:
             return self._function(*models, **arguments)
         except Exception as error:
             lines = "".join(traceback.format_exception(error))
             raise FitnessError(f"function {self.key!r} raised {type(error).__name__}: {error}\n{lines}") from error
 
-    def _responses(self, result: Any, chosen: Sequence[Item]) -> TaskResponses:
+    def _responses(self, result: Any, chosen: _Chosen) -> TaskResponses:
         named = result if isinstance(result, Mapping) else {DEFAULT_METRIC: result}
-        values = {f"{name},none": self._numbers(name, value, chosen) for name, value in named.items()}
-        return TaskResponses(tuple(item.id for item in chosen), values)
+        values = {f"{name},none": self._numbers(name, value, chosen.items) for name, value in named.items()}
+        return TaskResponses(chosen.ids, values)
 
     def _declared(self, declared: Declared, confirmation_share: float) -> Pools:
         if not isinstance(declared, Mapping):
@@ -269,14 +271,14 @@ class FunctionTask:
     def _numbers(self, name: str, value: Any, items: Sequence[Item]) -> list[Value]:
         values = _listed(value) if self._declares_items else [value]
         try:
-            numbers = [float(number) for number in values]
+            numbers = list(map(float, values))
         except (TypeError, ValueError) as error:
             raise FitnessError(f"function {self.key!r} returned {value!r} for {name!r}, not numbers") from error
         if len(numbers) != len(items):
             raise FitnessError(f"function {self.key!r} returned {len(numbers)} numbers for {len(items)} items")
         if not all(map(math.isfinite, numbers)):
             raise FitnessError(f"function {self.key!r} returned a number that is not finite for {name!r}")
-        return list(numbers)
+        return [*numbers]
 
 
 def _items(texts: Sequence[str]) -> tuple[Item, ...]:
@@ -302,7 +304,7 @@ def _form(function: Callable[..., Any]) -> Form:
         first = next(iter(inspect.signature(function).parameters), "model")
     except ValueError:  # no signature, as some functions written in C have none
         return "model"
-    return first if first in ("tensors", "batch") else "model"
+    return "tensors" if first == "tensors" else "batch" if first == "batch" else "model"
 
 
 def _load(reference: str, base_folder: Path | None) -> tuple[Callable[..., Any], Callable[[], Declared] | None]:

@@ -94,8 +94,8 @@ def missing_problems(
 def is_needed(checkpoint: Checkpoint, name: str, rank: int) -> bool:
     """Whether a model that lacks this tensor is incomplete.
 
-    Plain tensors are all needed. Inside the layers: other layers have it, or the model's class has it and it is a matrix. Outside: the model's class
-    has it and it is an embedding or a norm.
+    Plain tensors are all needed. Inside the layers: other layers have it, or the model's class has it and it is a
+    matrix. Outside: the model's class has it and it is an embedding or a norm.
 
     Args:
         checkpoint: the model without it.

@@ -104,7 +104,7 @@ def _identity(recipe: Recipe, parents: Parents) -> str:
 
 
 def _write_companions(recipe: Recipe, parents: Parents, specs: list[TensorSpec], folder: Path) -> None:
-    """Write config, tokenizer, generation config and the recipe beside the weights; of plain tensors, the config as is."""
+    """Write config, tokenizer, generation config and the recipe beside the weights; of plain tensors as they are."""
     donor = parents[donor_of(recipe)]
     if donor.is_plain:
         config = donor.config

@@ -167,7 +167,7 @@ class Pool:
             member.begin(event, jobs)
 
     def _batch_for(self, member: _Member, share: int) -> tuple[_Job, ...]:
-        """Take from what waits as much as the worker evaluates at once, of one set of items, but not more than its share.
+        """Take from what waits as much as the worker evaluates at once, of the same items, and no more than its share.
 
         What was in a batch whose worker died is tried alone, as it may have been its death.
         """
