@@ -49,6 +49,7 @@ class Checkpoint:
     """
 
     untied: frozenset[str] = frozenset()  # names that have a tensor of their own, though the config ties them
+    transient = False  # opened for one merge, so that nothing of it is worth keeping for the next
 
     def __init__(self, folder: Path, name: str | None = None, *, allow_pickle: bool = False) -> None:
         self.folder = Path(folder)

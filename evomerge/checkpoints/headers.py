@@ -79,6 +79,11 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
         CheckpointError: the file cannot be read, is damaged or shorter than its header says, or its tensors
             overlap.
     """
+    return read_tensors_and_metadata(file)[0]
+
+
+def read_tensors_and_metadata(file: Path) -> tuple[dict[str, TensorInfo], Mapping[str, Any]]:
+    """Return the tensors of one safetensors file, and what else its header says; see `read_header`."""
     try:
         size = file.stat().st_size
         with file.open("rb") as stream:
@@ -93,13 +98,13 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
         raise CheckpointError(f"{file}: its safetensors header is damaged ({error}); {_AGAIN}") from error
     if not isinstance(header, dict):
         raise CheckpointError(f"{file}: its safetensors header is damaged (a {type(header).__name__}); {_AGAIN}")
-    header.pop("__metadata__", None)
+    metadata = header.pop("__metadata__", None)
     tensors = {name: _info(name, entry, file, 8 + length) for name, entry in header.items()}
     needed = max((info.stop for info in tensors.values()), default=0)
     if needed > size:
         raise CheckpointError(f"{file}: truncated: its header speaks of {needed} bytes, it has {size}; {_AGAIN}")
     _refuse_overlaps(file, tensors.values())
-    return tensors
+    return tensors, metadata if isinstance(metadata, Mapping) else {}
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ class CheckpointView(Checkpoint):
         self.config: dict[str, Any] = source.config
         self.tensors: Mapping[str, TensorInfo] = source.tensors
         self.untied = source.untied
+        self.transient = source.transient
 
     def tensor(self, name: str) -> torch.Tensor:
         """Return tensor ``name``, shaped and typed as ``tensors`` says.
@@ -52,6 +53,19 @@ class CheckpointView(Checkpoint):
     def fingerprint(self) -> str:
         """The source's fingerprint; a subclass adds what it changes."""
         return self.source.fingerprint
+
+
+class BesideFiles(CheckpointView):
+    """A checkpoint seen with the files that lie beside another's weights: tokenizer, chat template, generation config.
+
+    Args:
+        source: has the weights and the config.
+        donor: has the files.
+    """
+
+    def __init__(self, source: Checkpoint, donor: Checkpoint) -> None:
+        super().__init__(source)
+        self.folder = donor.folder
 
 
 class FiniteView(CheckpointView):

@@ -22,7 +22,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 import torch
@@ -132,9 +132,8 @@ class CheckpointWriter:
         if name not in self._left or spec is None or tuple(tensor.shape) != spec.shape or tensor.dtype != spec.dtype:
             raise ExportError(f"tensor {name!r} ({tuple(tensor.shape)}, {tensor.dtype}) was announced as {spec}")
         file, position = self._shards.positions[name]
-        data: Any = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         try:
-            _write_at(self.folder / file, position, memoryview(data))
+            write_at(self.folder / file, position, bytes_of(tensor))
             self._progress.add(name)
             self._left.discard(name)
             self._unsynced.add(self.folder / file)
@@ -194,7 +193,7 @@ class CheckpointWriter:
                 with file.open("wb") as stream:
                     stream.truncate(files[file])
             for file in kept:  # without its length a header cannot be read
-                _write_at(file, 0, memoryview(bytes(8)))
+                write_at(file, 0, memoryview(bytes(8)))
         except OSError as error:
             raise self._disk_error(error) from error
         return done
@@ -218,7 +217,7 @@ class CheckpointWriter:
     def _finish(self) -> None:
         """Make the shards readable, and the folder appear at its place."""
         for file, header in self._shards.headers.items():
-            _write_at(self.folder / file, 0, memoryview(header))
+            write_at(self.folder / file, 0, memoryview(header))
         if len(self._shards.headers) > 1:
             (self.folder / INDEX).write_text(self._shards.index(), encoding="utf-8")
         for path in (p for p in (*self.folder.rglob("*"), self.folder) if not p.is_symlink()):
@@ -256,7 +255,7 @@ class _Shards:
         shards = _split(tensors, limit)
         for number, shard in enumerate(shards, start=1):
             file = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-            self.headers[file], offsets, self.sizes[file] = _layout(shard)
+            self.headers[file], offsets, self.sizes[file] = layout(shard)
             self.positions |= {name: (file, offset) for name, offset in offsets.items()}
 
     @property
@@ -282,9 +281,16 @@ def _split(tensors: Sequence[TensorSpec], limit: int) -> list[list[TensorSpec]]:
     return shards
 
 
-def _layout(tensors: Sequence[TensorSpec]) -> tuple[bytes, Mapping[str, int], int]:
-    """Return a file's header, each tensor's place in it, and its size."""
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+def layout(
+    tensors: Sequence[TensorSpec], metadata: Mapping[str, str] = MappingProxyType({})
+) -> tuple[bytes, Mapping[str, int], int]:
+    """Return a file's header, each tensor's place in it, and its size.
+
+    Args:
+        tensors: that the file holds.
+        metadata: what else the header says.
+    """
+    header: dict[str, object] = {"__metadata__": {"format": "pt", **metadata}}
     offsets: dict[str, int] = {}
     position = 0
     for spec in sorted(tensors, key=lambda spec: -spec.dtype.itemsize):  # widest first keeps all data aligned
@@ -301,7 +307,18 @@ def _layout(tensors: Sequence[TensorSpec]) -> tuple[bytes, Mapping[str, int], in
     return struct.pack("<Q", len(text)) + text, {n: start + offset for n, offset in offsets.items()}, start + position
 
 
-def _write_at(file: Path, position: int, data: memoryview) -> None:
+def bytes_of(tensor: torch.Tensor) -> memoryview:
+    """Return a tensor's numbers as a file holds them."""
+    data: Any = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return memoryview(data)
+
+
+def write_at(file: Path, position: int, data: memoryview) -> None:
+    """Overwrite a part of an existing file.
+
+    Raises:
+        OSError: it cannot be written, for instance because the disk is full.
+    """
     descriptor = os.open(file, os.O_WRONLY)
     try:
         for start in range(0, len(data), PIECE):

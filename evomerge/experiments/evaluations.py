@@ -19,15 +19,18 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, get_args
 
-from evomerge.errors import WorkerError
+import numpy as np
+
+from evomerge.errors import RunError, WorkerError
 from evomerge.experiments.confirmation import shares
 from evomerge.experiments.journal import Trial
 from evomerge.experiments.loop import Candidate
 from evomerge.experiments.run_folder import write_json
 from evomerge.fitness import Fitness, Responses, Split
-from evomerge.recipes import Recipe, pack_recipe
+from evomerge.recipes import Recipe, pack_recipe, sources_of
 from evomerge.redaction import redact
 from evomerge.search_spaces.genes import Genome
+from evomerge.search_spaces.lineage import LineageSpace
 from evomerge.workers import Outcome, Pool
 
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -146,6 +149,7 @@ class Evaluations:
         plan: which items, and how they are scored.
         folder: the run's responses.
         polled: called now and then while a result is waited for.
+        lineage: knows the recipes of trials that recipes name as sources.
 
     Attributes:
         waited: seconds spent waiting for workers.
@@ -157,8 +161,9 @@ class Evaluations:
         plan: Plan,
         folder: Path,
         polled: Polled = unwatched,
+        lineage: LineageSpace | None = None,
     ) -> None:
-        self._pool, self._plan, self._polled = pool, plan, polled
+        self._pool, self._plan, self._polled, self._lineage = pool, plan, polled, lineage
         self.waited = 0.0
         self._next_trial = 0
         self._store = ResponseStore(folder / plan.name, plan.digest)
@@ -184,10 +189,10 @@ class Evaluations:
         asking = self._plan.begin(recipe, genome)
         first = asking(None)
         assert first is not None, "a plan asks something"
-        self._pending[key] = _Pending(pack_recipe(recipe), asking, label or key[:8])
+        self._pending[key] = pending = _Pending(recipe, pack_recipe(recipe), asking, label or key[:8], first)
         with self._waiting():  # for the workers to be built, the first time
             pool = self._pool()
-        pool.submit(key, self._pending[key].recipe, *first)
+        pool.submit(key, pending.packed, *first, lineage=self._sources(recipe))
 
     def recall(self, trials: Sequence[Trial]) -> None:
         """Take note of the journal's trials: a recipe that failed then has failed now too."""
@@ -218,6 +223,22 @@ class Evaluations:
         if outcome.responses is None:
             raise WorkerError(f"a recipe could not be evaluated:\n{outcome.error}")
         return Responses.from_json(outcome.responses)
+
+    def item_scores(self, trial: Trial, fitness: Fitness) -> dict[str, np.ndarray]:
+        """Return objective → float64 scores of the items, higher is better, of a trial that did not fail.
+
+        Raises:
+            RunError: its responses are no longer there.
+        """
+        stored = self._store.read(trial.recipe_hash)
+        if stored is None or stored.responses is None:
+            raise RunError(
+                f"the responses of trial {trial.number} are gone ({trial.recipe_hash}.json), which the searcher learns "
+                "from: restore the run's responses folder, or start a new run"
+            )
+        responses = Responses.from_json(stored.responses)
+        signs = {each.name: 1.0 if each.direction == "maximize" else -1.0 for each in fitness.objectives}
+        return {name: sign * np.array(fitness.item_values(responses, name)) for name, sign in signs.items()}
 
     def finish(self, candidate: Candidate) -> Trial | None:
         """Wait for the candidate's evaluation and return it as a trial; a failure is a trial without objectives.
@@ -290,8 +311,12 @@ class Evaluations:
     def _receive(self, key: str, outcome: Outcome) -> None:
         """Take in what came back for a recipe, and ask for more of it, or be done with it."""
         pending = self._pending[key]
+        if outcome.missing:
+            lineage = self._ancestors(outcome.missing)
+            self._pool().submit(key, pending.packed, *pending.asked, ahead=True, lineage=lineage)
+            return
         # Ends of one clock: that of the worker may be another machine's.
-        waited = max(0.0, time.monotonic() - pending.asked - outcome.seconds)
+        waited = max(0.0, time.monotonic() - pending.began - outcome.seconds)
         outcome = replace(outcome, queue_seconds=waited)
         if outcome.responses is None:
             self._failed[key] = outcome
@@ -311,8 +336,23 @@ class Evaluations:
             del self._pending[key]
             self._pool().dispatch()
         else:
-            pending.outcome, pending.asked = outcome, time.monotonic()
-            self._pool().submit(key, pending.recipe, *more, ahead=True)
+            pending.outcome, pending.asked, pending.began = outcome, more, time.monotonic()
+            self._pool().submit(key, pending.packed, *more, ahead=True, lineage=self._sources(pending.recipe))
+
+    def _sources(self, recipe: Recipe) -> dict[str, str]:
+        """Return the packed recipes of a recipe's sources: mostly all that a worker needs, and little to send."""
+        sources = sources_of(recipe)
+        return {source: pack_recipe(self._told().recipe_of(source)) for source in sources} if sources else {}
+
+    def _ancestors(self, trials: Sequence[str]) -> dict[str, str]:
+        """Return the packed recipes of these trials and of all that they are made of."""
+        recipes = {trial: self._told().recipe_of(trial) for trial in trials}
+        recipes |= self._told().lineage(list(recipes.values()))
+        return {trial: pack_recipe(recipe) for trial, recipe in recipes.items()}
+
+    def _told(self) -> LineageSpace:
+        assert self._lineage is not None, "only recipes of a lineage space name trials as sources"
+        return self._lineage
 
     @contextmanager
     def _waiting(self) -> Iterator[None]:
@@ -336,11 +376,13 @@ class Evaluations:
 class _Pending:
     """A recipe on its way: what decides on its items, and what came back so far."""
 
-    recipe: str
+    recipe: Recipe
+    packed: str
     asking: Asking
     label: str
+    asked: Asked
     outcome: Outcome | None = None
-    asked: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=time.monotonic)
 
 
 def joined(first: Outcome, more: Outcome) -> Outcome:

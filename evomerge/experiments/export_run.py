@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from evomerge.checkpoints.view import BesideFiles
 from evomerge.errors import ConfigError, ExportError, Problem
 from evomerge.experiments import picks, staging
 from evomerge.experiments.confirmation import read_confirmation
@@ -23,7 +24,10 @@ from evomerge.experiments.summarise_stages import check_last_began, earlier_stag
 from evomerge.export.card_data import CardData
 from evomerge.export.folder import read_plain, verify_loads, write_model
 from evomerge.fitness import Responses
-from evomerge.recipes import Recipe, path_of
+from evomerge.merging import Parents
+from evomerge.merging.members import Members
+from evomerge.recipes import NamedRecipe, Recipe, pack_recipe, path_of, sources_of, trial_of
+from evomerge.search_spaces.lineage import lineage_of
 
 # Log-likelihoods depend on the order of additions in the last digits; answers and choices must not.
 TOLERANCE = 1e-4
@@ -81,11 +85,17 @@ def choose(path: Path, *, trial: int | None, pick: str | None) -> int:
 
 
 def describe(path: Path, number: int) -> tuple[Prepared, Recipe, CardData]:
-    """Return the run's parts, and the recipe and model card of a trial or a confirmed prediction."""
+    """Return the run's parts, and the recipe and model card of a trial or a confirmed prediction.
+
+    A space of lineage has been told the run's trials.
+    """
     folder = RunFolder(path)
     prepared = prepare(folder.read_experiment())
     entry = next((e for e in read_front(folder.front) if e["trial"] == number), None)
     journal, confirmation = Journal.read(folder.journal), read_confirmation(folder.confirmation)
+    if (lineage := lineage_of(prepared.space)) is not None:
+        for trial in journal.trials():
+            lineage.told(trial.genome, trial.recipe_hash, failed=trial.failed)
     predictions = confirmation.predictions if confirmation else {}
     if entry and not staging.is_staged(folder.read_written()):
         recipe = recipe_of(entry)
@@ -111,7 +121,8 @@ def export(path: Path, out: Path | None, number: int, report: Callable[[str], No
     called = label(path, number)
     folder = out or RunFolder(path).model
     report(f"writing {called} to {folder}")
-    write_model(recipe, folder, card=card, parents=prepared.parents, overwrite=out is None)
+    parents = _with_sources(recipe, prepared, card.stages)
+    write_model(recipe, folder, card=card, parents=parents, overwrite=out is None)
     alone = "" if prepared.parents[prepared.donor].is_plain else " with transformers alone"
     report(f"loading it{alone} and asking it the same items")
     journal = Journal.read(RunFolder(path).journal)
@@ -121,6 +132,20 @@ def export(path: Path, out: Path | None, number: int, report: Callable[[str], No
         set_aside(folder)
         raise
     return Exported(folder, number, called, checked)
+
+
+def _with_sources(recipe: Recipe, prepared: Prepared, stages: Sequence[NamedRecipe]) -> Parents:
+    """Return the parents and the trials that the recipe names as sources, whose lineage the stages are.
+
+    All are seen with the run's tokenizer, which is that of the model that every trial was scored with.
+    """
+    if not sources_of(recipe):
+        return prepared.parents
+    donor = prepared.parents[prepared.donor]
+    members = Members(prepared.parents, prepared.donor, int(prepared.experiment.workers.members_gb * 10**9))
+    members.learn({trial: pack_recipe(s.recipe) for s in stages if s.name and (trial := trial_of(s.name))})
+    parents = prepared.parents.with_members(members.of(recipe))
+    return Parents({reference: BesideFiles(one, donor) for reference, one in parents.checkpoints.items()})
 
 
 def set_aside(folder: Path) -> Path:

@@ -8,16 +8,18 @@ journal already holds are told to the fresh searcher as if they had just come in
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, cast
+
+import numpy as np
 
 from evomerge.errors import RunError, WorkerError
 from evomerge.experiments.journal import Trial
 from evomerge.recipes import Recipe
 from evomerge.search_spaces import SearchSpace
 from evomerge.search_spaces.genes import Genome, Value
-from evomerge.searchers import Searcher
+from evomerge.searchers import ItemSearcher, Searcher
 
 T = TypeVar("T")
 
@@ -59,6 +61,7 @@ def search(
     in_flight: int,
     stop: Callable[[], bool] = lambda: False,
     own: bool = False,
+    item_scores: Callable[[Trial], Mapping[str, np.ndarray]] | None = None,
 ) -> int:
     """Run trials until ``budget`` of them are told, or ``stop()``; return how many were told.
 
@@ -68,6 +71,7 @@ def search(
         told: called after each trial is told, recorded ones included, with the number of candidates still open.
         in_flight: W, the number of candidates open at once.
         own: tell trials' own estimates, where these are smoothed.
+        item_scores: returns what an `ItemSearcher` is told of a trial that did not fail; None for other searchers.
 
     Raises:
         RunError: the searcher does not repeat the journal's genomes.
@@ -104,7 +108,11 @@ def search(
             record(trial)
         else:
             trial = _replayed(genome, opened)
-        searcher.tell(genome, *(trial.alone if own else (trial.objectives, trial.standard_errors)))
+        found = trial.alone if own else (trial.objectives, trial.standard_errors)
+        if item_scores is None:
+            searcher.tell(genome, *found)
+        else:
+            cast(ItemSearcher, searcher).tell(genome, *found, None if trial.failed else item_scores(trial))
         done += 1
         told(trial, len(open_candidates))
 

@@ -60,7 +60,7 @@ def memory_of(
     donor = parents[prepared.donor]
     try:
         config: Any = load_config(donor.folder, donor.name, donor.config)
-        longest = path_of(ends_of(prepared.space)[1])
+        longest = path_of(prepared.like) and path_of(ends_of(prepared.space)[1])
         deeper = 1.0 if longest is None else max(1.0, len(longest) / donor.num_layers)
         if longest is not None and any(task.answer for task in lengths.values()):
             assumed.append(f"generation along the longest path, of {len(longest)} layers")

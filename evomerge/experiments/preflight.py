@@ -31,7 +31,8 @@ from evomerge.merging.paths import path_problems
 from evomerge.merging.tokenizer_files import merged_tokenizer
 from evomerge.recipes import Alignment, ModelInput, Recipe, path_of, routed_recipe
 from evomerge.search_spaces import ChoiceGene, ParentsInfo, SearchSpace, build_search_space
-from evomerge.searchers import ObjectiveSpec, Searcher, build_searcher
+from evomerge.search_spaces.lineage import LINEAGE
+from evomerge.searchers import SEARCHERS, ObjectiveSpec, Searcher, build_searcher
 
 T = TypeVar("T")
 
@@ -64,7 +65,12 @@ class Prepared:
     def searcher(self, trials: int) -> Searcher:
         """Return a fresh searcher, as it was before the first trial."""
         return build_searcher(
-            self.experiment.searcher, self.space.genes, self.objectives, trials, self.space.starting_points()
+            self.experiment.searcher,
+            self.space.genes,
+            self.objectives,
+            trials,
+            self.space.starting_points(),
+            tuple(self.experiment.parents),
         )
 
     @property
@@ -101,7 +107,7 @@ def prepare(experiment: ExperimentConfig, *, out: Path | None = None) -> Prepare
     Raises:
         ConfigError: with every problem found.
     """
-    problems: list[Problem] = []
+    problems = _unfit_searcher(experiment)
     parents = _attempt(problems, lambda: _open(experiment))
     fitness = _attempt(problems, lambda: Fitness(experiment.fitness, locate=experiment.where))
     objectives = tuple(ObjectiveSpec(o.name, o.direction, o.weight) for o in fitness.objectives) if fitness else ()
@@ -115,12 +121,13 @@ def prepare(experiment: ExperimentConfig, *, out: Path | None = None) -> Prepare
         space = _attempt(problems, lambda: build_search_space(experiment.search_space, info))
     if space and parents:
         like = space.express({gene.name: gene.initial for gene in space.genes})
-        problems += _problems_of(like, parents, fitness) or _path_problems(space, parents.viewed(like))
+        problems += _problems_of(like, parents, fitness) or _path_problems(space, like, parents.viewed(like))
         donor = like.base_model or like.parents()[0]
     if space and objectives:
+        names = tuple(experiment.parents)
         _attempt(
             problems,
-            lambda: build_searcher(experiment.searcher, space.genes, objectives, experiment.budget.trials, []),
+            lambda: build_searcher(experiment.searcher, space.genes, objectives, experiment.budget.trials, [], names),
         )
     banks = _attempt(problems, lambda: _banks(fitness, experiment)) if fitness else None
     known = _attempt(problems, lambda: _known_front(experiment, objectives)) if objectives else None
@@ -132,6 +139,28 @@ def prepare(experiment: ExperimentConfig, *, out: Path | None = None) -> Prepare
     found = (*fitness.warnings, *overlaps(fitness), *partial_banks(fitness, banks or {}))
     warnings = tuple(str(problem) for problem in found)
     return Prepared(experiment, parents, fitness, space, objectives, warnings, dtype, donor, like, banks, known)
+
+
+def _unfit_searcher(experiment: ExperimentConfig) -> list[Problem]:
+    """Return why the searcher cannot search this kind of space, or cannot be told what it learns from."""
+    entry, kind = SEARCHERS[experiment.searcher.kind], experiment.search_space.kind
+    problems = []
+    if entry.lineage and kind != LINEAGE:
+        what = (
+            f"the searcher {experiment.searcher.kind!r} crosses earlier trials, which a {kind} space has no genes for"
+        )
+        hint = "use a search space of kind lineage: {kind: lineage, crossover: slerp}"
+        problems.append(Problem(what, experiment.where(("search_space",)), hint))
+    elif kind == LINEAGE and not entry.lineage:
+        what = f"the searcher {experiment.searcher.kind!r} cannot choose which earlier trials are crossed"
+        able = ", ".join(name for name, other in SEARCHERS.items() if other.lineage) or "none of those installed"
+        problems.append(Problem(what, experiment.where(("searcher",)), f"searchers of lineage: {able}"))
+    if entry.per_item and experiment.fitness.estimate is not None:
+        what = (
+            f"the searcher {experiment.searcher.kind!r} learns from every item, and trials would be asked few of them"
+        )
+        problems.append(Problem(what, experiment.where(("fitness", "estimate")), "leave out fitness.estimate"))
+    return problems
 
 
 def _banks(fitness: Fitness, experiment: ExperimentConfig) -> Mapping[str, ItemBank] | None:
@@ -258,12 +287,12 @@ def ends_of(space: SearchSpace) -> tuple[Recipe, Recipe]:
     return space.express(lowest), space.express(highest)
 
 
-def _path_problems(space: SearchSpace, parents: Parents) -> list[Problem]:
+def _path_problems(space: SearchSpace, like: Recipe, parents: Parents) -> list[Problem]:
     """Return why the longest of the space's paths, with a scale if it has any, could not be run or exported."""
-    lowest, highest = ends_of(space)
-    path = path_of(highest)
-    if path is None:
+    if path_of(like) is None:
         return []
+    lowest, highest = ends_of(space)
+    path = path_of(highest) or ()
     found = [step.scale for step in (*path, *(path_of(lowest) or ())) if step.scale != 1]
     # One scale, as all of them at their bounds might overflow.
     scaled = [*(step._replace(scale=1.0) for step in path[:-1]), path[-1]._replace(scale=found[0] if found else 1.0)]

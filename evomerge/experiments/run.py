@@ -6,6 +6,7 @@ import shutil
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from evomerge.fitness.estimation import Estimation, estimation, require_units
 from evomerge.fitness.estimation import read as read_estimation
 from evomerge.recipes import Recipe
 from evomerge.reports.progress import Display
+from evomerge.search_spaces.lineage import lineage_of
 from evomerge.searchers import SEARCHERS, Searcher
 from evomerge.searchers.surrogates.explanation import Explains, described
 
@@ -133,7 +135,7 @@ def _evaluations(
     items = fitness.items(split)
     soft = items if estimated and estimate and estimate.soft else {}
     plan = FixedPlan("calibration" if estimated else split, fitness, Asked(items, soft))
-    return Evaluations(workers.pool, plan, folder.responses, polled)
+    return Evaluations(workers.pool, plan, folder.responses, polled, lineage_of(prepared.space))
 
 
 def _scored(recipes: Mapping[str, Recipe], evaluations: Evaluations, interrupts: Interrupts) -> dict[str, Trial]:
@@ -347,7 +349,8 @@ class _Run:
         """Run the trials that the journal does not hold yet."""
         experiment, recorded = self.prepared.experiment, deque(self.journal.trials())
         known = len(recorded)
-        budget, genes = experiment.budget.trials, self.prepared.space.genes
+        budget, space = experiment.budget.trials, self.prepared.space
+        lineage = lineage_of(space)
         objectives = self.prepared.objectives
         corner = fronts.reference_point([r["objectives"] for r in references], objectives)
         tracker = Tracker(objectives, corner, self.prepared.known_front)
@@ -369,7 +372,7 @@ class _Run:
                 wait_seconds=wait,
                 workers=self.workers.count,
             )
-            self.journal.append(trial, genes)
+            self.journal.append(trial, space.genes)
             self.loggers.told(trial, tracker.failed)
 
         def told(trial: Trial, in_flight: int) -> None:
@@ -377,6 +380,8 @@ class _Run:
                 tracker.add(trial)
                 self.loggers.told(trial, tracker.failed)
             conditions.check(trial)
+            if lineage is not None:
+                lineage.told(trial.genome, trial.recipe_hash, failed=trial.failed)
             if self.race is not None:
                 self.race.told(trial)
             replaying = trial.number < known - 1
@@ -395,10 +400,10 @@ class _Run:
         tracker.start_clock()
         laps.restart()
         evaluations.recall(recorded)
-        searcher = self.prepared.searcher(budget)
+        searcher, entry = self.prepared.searcher(budget), SEARCHERS[experiment.searcher.kind]
         search(
             searcher,
-            self.prepared.space,
+            space,
             evaluations,
             recorded=drained(recorded),
             record=record,
@@ -406,7 +411,8 @@ class _Run:
             budget=budget,
             in_flight=self.facts["in_flight"],
             stop=self.interrupts.stopping,
-            own=SEARCHERS[experiment.searcher.kind].weighs_errors,
+            own=entry.weighs_errors,
+            item_scores=partial(evaluations.item_scores, fitness=self.prepared.fitness) if entry.per_item else None,
         )
         self.explain(searcher)
         confirmation = read_confirmation(self.folder.confirmation)
@@ -442,7 +448,8 @@ class _Run:
             if name in names
         ]
         plan = EstimatedPlan(prepared.fitness, self.estimation, prepared.objectives, prepared.space.genes, known)
-        return Evaluations(self.workers.pool, plan, self.folder.responses, self.watch.poll), plan
+        polled, lineage = self.watch.poll, lineage_of(prepared.space)
+        return Evaluations(self.workers.pool, plan, self.folder.responses, polled, lineage), plan
 
     def confirm(self, tracker: Tracker) -> Confirmation:
         """Evaluate the front, predictions and the reference models on the confirmation items, and pick."""

@@ -43,7 +43,7 @@ class RunFolder:
 
     @property
     def journal(self) -> Path:
-        return self.path / "journal.log"
+        return self.path / staging.JOURNAL
 
     @property
     def front(self) -> Path:

@@ -71,6 +71,11 @@ class WorkersConfig(Strict):
         ge=1,
         description="recipes given to a worker at once, where the fitness takes batches; default: by the models' size",
     )
+    members_gb: float = Field(
+        default=64.0,
+        ge=0,
+        description="of disk on each machine for trials that are crossed again (kind: lineage); others are rebuilt",
+    )
 
     @field_validator("devices_per_worker")
     @classmethod

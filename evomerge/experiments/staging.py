@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evomerge.experiments import hybrid, nested
+from evomerge.experiments.lineages import flattened
 from evomerge.experiments.schema import ExperimentConfig
-from evomerge.recipes import NamedRecipe, Recipe, parse_recipes, read_recipe, yaml
+from evomerge.recipes import NamedRecipe, Recipe, parse_recipes, read_recipe, sources_of, yaml
 from evomerge.recipes.files import STAGE_BREAK, plain_data
 
-TREE = "tree.json"
+TREE, JOURNAL = "tree.json", "journal.log"
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def merged_models(experiment: ExperimentConfig, folder: Path) -> dict[str, Path]
 
 
 def whole(recipe: Recipe, experiment: ExperimentConfig, folder: Path) -> tuple[NamedRecipe, ...]:
-    """Return a recipe of a run together with those of the earlier picks that it merges: it needs the parents alone.
+    """Return a recipe of a run with those of the earlier picks or trials that it merges: it needs the parents alone.
 
     Args:
         recipe: of one of the run's trials.
@@ -108,7 +109,10 @@ def whole(recipe: Recipe, experiment: ExperimentConfig, folder: Path) -> tuple[N
 
     Raises:
         UnknownNameError: an earlier pick is no longer there.
+        RunError: experiment.yaml was changed, so that earlier trials stand for other recipes.
     """
+    if sources_of(recipe):
+        return flattened(recipe, experiment, folder / JOURNAL)
     from evomerge.merging.to_folder import RECIPE  # torch comes with it, and reading a run needs none
 
     models = merged_models(experiment, folder)

@@ -44,7 +44,7 @@ class OnDevice:
         if self._device.type == "cpu" and _mapped(tensor):
             return tensor
         moved = self._moved(tensor)
-        if moved.nbytes <= self._left:
+        if moved.nbytes <= self._left and not parents[model].transient:
             self._left -= moved.nbytes
             self._kept[key] = moved
         return moved

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
 
+from evomerge.checkpoints import Checkpoint
 from evomerge.errors import MergeError
 from evomerge.merging.device import OnDevice
 from evomerge.merging.folding import stream_norms
@@ -19,7 +21,7 @@ from evomerge.merging.plain import resident_of
 from evomerge.merging.preparations import Preparations, shared_folder
 from evomerge.merging.resident import ResidentModel, Target
 from evomerge.merging.routed import Layers, RoutedStep, Router
-from evomerge.merging.tensors import Numbers, merge_tensor, numbers
+from evomerge.merging.tensors import Numbers, Sums, merge_tensor, model_sums, numbers
 from evomerge.merging.tokenizer_files import generation_fields, merged_tokenizer
 from evomerge.recipes import PathStep, Recipe, layer_of, path_of, routed_recipe, with_layer
 
@@ -85,11 +87,15 @@ class InPlaceMerger:
         self._on_devices: dict[torch.device, OnDevice] = {}
 
     @torch.no_grad()
-    def merge(self, recipe: Recipe) -> None:
+    def merge(self, recipe: Recipe, members: Mapping[str, Checkpoint] = MappingProxyType({})) -> None:
         """Overwrite the model's weights with the recipe's; tensors whose numbers did not change are left as they are.
 
         A path through layers of several parents copies no weights: the model's layers are replaced by steps that share
         the parents' memory, and its own layers come back with the next recipe that is no path.
+
+        Args:
+            recipe: what to merge.
+            members: reference → model of the trials that the recipe names as sources (`Members.of`).
 
         Raises:
             MergeError: the recipe makes a model of another shape, or a tensor cannot be merged.
@@ -101,8 +107,15 @@ class InPlaceMerger:
         if path is not None and self._spread:
             raise MergeError("a path through layers runs on one GPU: set workers.devices_per_worker to 1 or less")
         if path is None:
-            seen = self._parents.viewed(recipe)
-            self._merge([(recipe, seen, step) for step in seen.plan(recipe)])
+            seen = self._parents.with_members(members).viewed(recipe)
+
+            def fetch(model: str, name: str) -> torch.Tensor:
+                return self._on(self._resident.device).tensor(seen, model, name)
+
+            # What is prepared of members is of no use to other recipes.
+            prepared = Preparations() if members else self._preparations
+            steps = [(recipe, seen, step) for step in seen.plan(recipe)]
+            self._merge(steps, prepared, model_sums(recipe, seen, fetch))
             return
         if isinstance(self.model, Mapping):
             raise MergeError("a path through layers needs models of transformers, and these are plain tensors")
@@ -114,7 +127,7 @@ class InPlaceMerger:
         base = routed_recipe([PathStep(self._base, n) for n in range(self._router.depth)], dtype=recipe.dtype)
         steps = [(outside, step) for step in self._parents.plan(outside) if step.planned.layer is None]
         steps += [(base, step) for step in self._parents.plan(base) if step.planned.layer is not None]
-        self._merge([(part, self._parents, step) for part, step in steps])
+        self._merge([(part, self._parents, step) for part, step in steps], self._preparations)
         self._router.route([self._step(step) for step in path], self._norms(path))
 
     def _norms(self, path: Sequence[PathStep]) -> dict[str, float]:
@@ -142,12 +155,14 @@ class InPlaceMerger:
             self.layers[reference] = Layers.of(loaded.model)
         return self.layers[reference]
 
-    def _merge(self, steps: Sequence[tuple[Recipe, Parents, Step]]) -> None:
+    def _merge(
+        self, steps: Sequence[tuple[Recipe, Parents, Step]], prepared: Preparations, sums: Sums | None = None
+    ) -> None:
         targets = self._resident.targets
         if targets is None:
             self._load(
                 {
-                    step.name: merge_tensor(numbers(recipe, step), step, seen, self._preparations)
+                    step.name: merge_tensor(numbers(recipe, step, sums=sums), step, seen, prepared)
                     for recipe, seen, step in steps
                 }
             )
@@ -158,11 +173,11 @@ class InPlaceMerger:
                 raise MergeError(f"the recipe makes a tensor {step.name} {step.shape}, the resident model has none")
             if not target.parts:
                 continue
-            chosen = numbers(recipe, step)
+            chosen = numbers(recipe, step, sums=sums)
             if self._written.pop(step.name, None) != (seen, chosen):
                 out = target.buffer(chosen.out_dtype)
                 fetch = partial(self._on(out.device).tensor, seen)
-                merge_tensor(chosen, step, seen, self._preparations, out=out, fetch=fetch)
+                merge_tensor(chosen, step, seen, prepared, out=out, fetch=fetch)
                 if out is not target.whole:
                     target.write(out)
             self._written[step.name] = (seen, chosen)

@@ -70,17 +70,27 @@ class Place(NamedTuple):
     """Where in the merged model a tensor stands, for methods that ask for ``place``.
 
     ``layer`` is None outside the layers; ``num_layers`` counts the merged model's; ``depth`` is where gradients are
-    read.
+    read. ``offset`` counts the numbers of the model's tensors before this one, ``entries`` those of all; 0 if the
+    tensor is all there is.
     """
 
     name: str
     layer: int | None
     num_layers: int
     depth: float
+    offset: int = 0
+    entries: int = 0
 
 
 NOWHERE = Place("", None, 0, 0.0)
-OFFERED = ("prepared", "reduced", "place", "statistics", "seeds")  # what functions get besides parameters, if they ask
+OFFERED = (
+    "prepared",
+    "reduced",
+    "place",
+    "statistics",
+    "seeds",
+    "sums",
+)  # what functions get besides parameters, if they ask
 
 
 @dataclass(frozen=True)
@@ -105,6 +115,8 @@ class MergeMethod:
             merges, as a state (see `evomerge.merging.state`).
         reduce: ``reduce(tensors, base, *, <some parameters>)`` computes, for one merge, what depends on the whole
             tensor and on the parameters: thresholds, norms. As a state too.
+        summed: ``summed(tensors, base)`` returns numbers of one tensor of the parents. Added up over all tensors of the
+            model they are offered as ``sums``, to methods that take the model as one long vector.
         statistics: kinds of statistics of each model's activations or gradients that it needs.
         ignored: parameters that recipes may set because mergekit's method takes them, and that change no
             number.
@@ -129,6 +141,7 @@ class MergeMethod:
     max_models: int | None = None
     prepare: Callable[..., Any] | None = None
     reduce: Callable[..., Any] | None = None
+    summed: Callable[..., Sequence[float]] | None = None
     statistics: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     fused: bool = False
@@ -146,6 +159,7 @@ class MergeMethod:
         prepared: Any = None,
         place: Place = NOWHERE,
         statistics: Sequence[Mapping[str, torch.Tensor]] | None = None,
+        sums: Sequence[float] | None = None,
         chunk: int | None = None,
         **values: Any,
     ) -> torch.Tensor:
@@ -160,6 +174,7 @@ class MergeMethod:
             place: where the tensor stands in the merged model.
             statistics: for methods that need them, kind → tensor for each of ``tensors``; a kind that was not
                 gathered for this tensor is left out.
+            sums: for methods that have ``summed``, its numbers of the whole model; of this tensor alone by default.
             chunk: entries that elementwise methods see at once; all by default. Changes no number.
             values: parameters by recipe name; those of a model as a sequence, or one number for all.
 
@@ -170,7 +185,9 @@ class MergeMethod:
         Raises:
             MergeError: a parameter is unknown or missing, or the numbers have no meaning.
         """
-        given = {"seeds": seeds, "place": place, "statistics": statistics}
+        given: dict[str, Any] = {"seeds": seeds, "place": place, "statistics": statistics}
+        if self.summed is not None:
+            given["sums"] = self.summed(tensors, base) if sums is None else sums
         if self.prepare is not None and prepared is None:
             prepared = self.prepared_for(tensors, base, **given)
         arguments = {**self.arguments(values, len(tensors)), **given, "prepared": prepared}
@@ -289,9 +306,11 @@ METHODS: Registry[MergeMethod] = Registry(
         "evomerge.merging.methods.sce",
         "evomerge.merging.methods.fisher",
         "evomerge.merging.methods.lm_cocktail",
+        "evomerge.merging.methods.m2n2",
         "evomerge.merging.methods.mats",
         "evomerge.merging.methods.regmean",
         "evomerge.merging.methods.consensus",
+        "evomerge.merging.methods.cycle_qd",
         "evomerge.merging.methods.isotropic",
         "evomerge.merging.methods.layer_swap",
         "evomerge.merging.methods.magmax",
@@ -310,10 +329,11 @@ def merge_method(
     The function takes ``(tensors, base, *, <one keyword per parameter>)``, in the order and with the names of
     ``parameters``; parameters of a model arrive as a sequence beside ``tensors``, ``lambda`` as ``lambda_``. Besides
     it may name ``prepared`` and ``reduced`` (what the registered functions of these names returned), ``place`` (a
-    `Place`), ``statistics`` (one mapping kind → tensor per model) and ``seeds`` (one integer per model). ``prepare``
-    takes ``(tensors, base)`` and, if it names them, ``seeds``, ``place``, ``statistics`` and ``shape`` (of tensors that
-    arrive flat); ``reduce`` the first three, ``prepared`` and any parameter. None may write into its inputs; the
-    function must return a new tensor, or an input unchanged.
+    `Place`), ``statistics`` (one mapping kind → tensor per model), ``seeds`` (one integer per model) and ``sums``
+    (what ``summed`` returned of all tensors, added up). ``prepare`` takes ``(tensors, base)`` and, if it names them,
+    ``seeds``, ``place``, ``statistics`` and ``shape`` (of tensors that arrive flat); ``reduce`` the first three,
+    ``prepared``, ``sums`` and any parameter. None may write into its inputs; the function must return a new tensor, or
+    an input unchanged.
 
     Raises:
         EvomergeError: the function's arguments and ``parameters`` disagree; names the function and its file.

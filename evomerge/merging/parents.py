@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -33,6 +35,9 @@ class Step:
         dtype: the widest dtype of the inputs.
         num_layers: how many layers the merged model has, in the tensor's stack.
         misfits: models whose tensor has another shape.
+        offset: how many numbers the merged model's tensors before this one have, in the order of the plan; floating
+            point only.
+        entries: how many all of them have.
     """
 
     planned: PlannedTensor
@@ -41,6 +46,8 @@ class Step:
     dtype: torch.dtype
     num_layers: int = 0
     misfits: tuple[str, ...] = ()
+    offset: int = 0
+    entries: int = 0
 
     @property
     def name(self) -> str:
@@ -140,6 +147,14 @@ class Parents:
         """Return a tensor of one model as a view of its file, through a tie if need be."""
         return self[reference].tensor(self.tied[reference].get(name, name))
 
+    def with_members(self, members: Mapping[str, Checkpoint]) -> Parents:
+        """Return these models and some that were merged of them, which therefore have the same tensors."""
+        if not members:
+            return self
+        joined = Parents({**self.checkpoints, **members})
+        joined.tied = {**self.tied, **{reference: tied_tensors(member) for reference, member in members.items()}}
+        return joined
+
     def viewed(self, recipe: Recipe) -> Parents:
         """Return the parents as the recipe sees them: with one vocabulary, neurons aligned, where it asks for that.
 
@@ -196,8 +211,11 @@ class Parents:
                 if tensor.layer is not None:
                     depths[tensor.stack] = max(depths.get(tensor.stack, 0), tensor.layer + 1)
             deepest = max(depths.values(), default=0)
+            steps = [self._step(t, depths.get(t.stack, deepest)) for t in planned if t.name not in dropped]
+            sizes = [math.prod(step.shape) * step.dtype.is_floating_point for step in steps]
+            *offsets, entries = accumulate(sizes, initial=0)
             self._plans[key] = tuple(
-                self._step(t, depths.get(t.stack, deepest)) for t in planned if t.name not in dropped
+                replace(step, offset=offset, entries=entries) for step, offset in zip(steps, offsets, strict=True)
             )
         return self._plans[key], self._surplus[key]
 

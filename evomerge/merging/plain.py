@@ -23,12 +23,14 @@ class PlainTensors:
     Attributes:
         model: name → tensor; the same mapping after each merge.
         dtype: of those with floating point.
+        device: where they live.
         untied: no names, as nothing is shared.
         targets: name → where it lies, for all of them.
     """
 
     def __init__(self, parents: Parents, base: str, dtype: str | None = None, device: str = "cpu") -> None:
         self.dtype = getattr(torch, dtype) if dtype else usual_dtype(parents, base)
+        self.device = torch.device(device)
         self.untied: frozenset[str] = frozenset()
         self.model: Mapping[str, torch.Tensor] = {
             name: torch.zeros(

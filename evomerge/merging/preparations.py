@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from evomerge.checkpoints import cache_folder
+from evomerge.checkpoints.locking import locked
 from evomerge.merging.state import num_bytes, to_device, transform
 
 VERSION = "2"  # raised when prepared states change, so that old files are not taken for new ones
@@ -76,7 +76,7 @@ class Preparations:
 
     def _from_file(self, file: Path, prepare: Callable[[], Any]) -> tuple[Any, bool]:
         """Return the state and whether it is mapped from a file."""
-        with contextlib.suppress(OSError), _locked(file):
+        with contextlib.suppress(OSError), locked(file.with_suffix(".lock")):
             if file.is_file():
                 with contextlib.suppress(Exception):  # whatever is wrong with the file, it can be made again
                     return _read(file), True
@@ -119,14 +119,6 @@ def _digest(key: Sequence[Hashable], fingerprints: Sequence[str]) -> str:
 
 def _text(part: Any) -> str:
     return f"{part.__module__}.{part.__qualname__}" if callable(part) else repr(part)
-
-
-@contextlib.contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    """Hold the file's lock; the system drops it with the process."""
-    with file.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _tidy(folder: Path) -> None:

@@ -113,6 +113,11 @@ class ResidentModel:
             if name in random:
                 target.write(tensors[name])
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives; of one that is spread, where it begins."""
+        return self.model.device
+
     @torch.no_grad()
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Overwrite the weights the way transformers loads a file with these tensors; slow, for any architecture.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -22,6 +22,7 @@ from evomerge.recipes import Recipe, path_of, resolve_parameter
 
 Fetch = Callable[[str, str], torch.Tensor]
 Pieces = Callable[[int, int], torch.Tensor]
+Sums: TypeAlias = dict[tuple[str, ...], tuple[float, ...]]
 
 _UNSET = object()
 
@@ -41,6 +42,7 @@ class Numbers:
         statistics: the folder of statistics, where they are needed.
         omega: of the relaxation towards the base's activations, if there is to be one.
         factor: of the merged tensor.
+        sums: what the method's ``summed`` says of the whole model, for methods that take it as one long vector.
     """
 
     method: str
@@ -53,6 +55,7 @@ class Numbers:
     statistics: str | None = None
     omega: float | None = None
     factor: Factor | None = None
+    sums: tuple[float, ...] | None = None
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -81,9 +84,10 @@ def merge_tensors(
     """
     parents = parents.viewed(recipe)
     folded = folding(recipe, parents)
+    sums = model_sums(recipe, parents)
     for step in parents.plan(recipe):
         if step.name not in skip:
-            chosen = numbers(recipe, step, folded.get(step.name))
+            chosen = numbers(recipe, step, folded.get(step.name), sums)
             yield step.name, merge_tensor(chosen, step, parents, preparations or Preparations())
 
 
@@ -102,11 +106,12 @@ def folding(recipe: Recipe, parents: Parents) -> dict[str, Factor]:
     return factors(parents[donor].config, [step.scale for step in path], names, tied=tied)
 
 
-def numbers(recipe: Recipe, step: Step, factor: Factor | None = None) -> Numbers:
+def numbers(recipe: Recipe, step: Step, factor: Factor | None = None, sums: Sums | None = None) -> Numbers:
     """Return the numbers with which the recipe merges one tensor.
 
     Args:
         factor: of the merged tensor, where scales of a path are folded into it.
+        sums: from `model_sums`.
 
     Raises:
         MergeError: the base lacks the tensor, or a parameter is missing.
@@ -131,7 +136,35 @@ def numbers(recipe: Recipe, step: Step, factor: Factor | None = None) -> Numbers
         statistics=recipe.statistics if method.statistics or recipe.aim else None,
         omega=recipe.aim.omega if recipe.aim else None,
         factor=factor,
+        sums=None if method.summed is None or sums is None else sums.get(tuple(inputs)),
     )
+
+
+def model_sums(recipe: Recipe, parents: Parents, fetch: Fetch | None = None) -> Sums:
+    """Return (the models that are merged) → what the method's ``summed`` says of them, added up over all tensors.
+
+    Empty, and nothing is read, for methods that look at one tensor after the other.
+
+    Args:
+        recipe: what is merged.
+        parents: as the recipe sees them.
+        fetch: as for `merge_tensor`.
+    """
+    fetch = fetch or parents.tensor
+    found: Sums = {}
+    if all(METHODS[part.merge_method].summed is None for part in (recipe, recipe.outer) if part is not None):
+        return found
+    for step in parents.plan(recipe):
+        chosen = numbers(recipe, step)
+        summed = METHODS[chosen.method].summed
+        models = tuple(model for model, _ in chosen.inputs)
+        if summed is None or not chosen.dtype.is_floating_point or len(models) < 2:
+            continue
+        tensors = {model: fetch(model, name).to(chosen.dtype).reshape(-1) for model, name in chosen.inputs}
+        base = tensors.pop(chosen.base) if chosen.base is not None else None
+        added = summed(list(tensors.values()), base)
+        found[models] = tuple(map(sum, zip(found.get(models, [0.0] * len(added)), added, strict=True)))
+    return found
 
 
 def recipe_of(recipe: Recipe, step: Step) -> Recipe:
@@ -175,10 +208,12 @@ def merge_tensor(
         return _put((only if chosen.factor is None else chosen.factor.apply(only)).to(chosen.out_dtype), out)
     given: dict[str, Any] = {
         "seeds": chosen.seeds,
-        "place": Place(step.name, step.planned.layer, step.num_layers, step.planned.depth),
+        "place": Place(step.name, step.planned.layer, step.num_layers, step.planned.depth, step.offset, step.entries),
         "statistics": _statistics(chosen, method, parents) if method.statistics else None,
     }
     others = list(tensors.values())
+    if method.summed is not None:
+        given["sums"] = method.summed(others, base) if chosen.sums is None else chosen.sums
     result = torch.empty(step.shape, dtype=chosen.out_dtype) if out is None else out
     try:
         if method.prepare is not None:

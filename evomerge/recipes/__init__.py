@@ -11,6 +11,7 @@ from evomerge.recipes.files import (
     write_recipe,
     write_recipes,
 )
+from evomerge.recipes.lineage import sources_of, with_ancestors
 from evomerge.recipes.mergekit import stages_to_mergekit, to_mergekit
 from evomerge.recipes.parameters import evaluate_setting, resolve_parameter
 from evomerge.recipes.planning import (
@@ -37,6 +38,7 @@ from evomerge.recipes.recipe import (
     SliceInput,
     TokenizerSettings,
 )
+from evomerge.recipes.references import trial_of, trial_reference
 from evomerge.recipes.routing import PathStep, path_of, routed_recipe
 
 __all__ = [
@@ -69,10 +71,14 @@ __all__ = [
     "read_recipes",
     "resolve_parameter",
     "routed_recipe",
+    "sources_of",
     "stack_of",
     "stages_to_mergekit",
     "to_mergekit",
+    "trial_of",
+    "trial_reference",
     "unpack_recipe",
+    "with_ancestors",
     "with_layer",
     "write_recipe",
     "write_recipes",

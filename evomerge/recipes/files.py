@@ -14,7 +14,7 @@ from evomerge.recipes import yaml
 from evomerge.recipes.recipe import Recipe
 from evomerge.recipes.references import as_text, spelled_out, walk
 
-_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")
+_NAME = re.compile(r"(trial:)?\w[\w.-]*(/\w[\w.-]*)*")
 STAGE_BREAK = "---\n"
 
 

@@ -3,15 +3,31 @@
 A reference is one text everywhere in evomerge: ``name``, ``name@revision``, ``name+adapter``. mergekit also writes
 ``{model: {path, revision}, lora: {path, revision}, override_architecture}``; the first two are read into the text, the
 last into the recipe's own field (see `Recipe.override_architecture`).
+
+Inside a run, ``trial:HASH`` names the model that an earlier trial's recipe makes, by that recipe's hash. The hash of a
+recipe with such a source covers its whole lineage.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 Place = tuple[str | int, ...]
 PARTS = ("model", "lora", "override_architecture")
+_TRIAL = re.compile(r"trial:([0-9a-f]{16})")
+
+
+def trial_reference(recipe_hash: str) -> str:
+    """Return how recipes of a run name the model that a trial's recipe makes."""
+    return f"trial:{recipe_hash}"
+
+
+def trial_of(reference: str) -> str | None:
+    """Return the hash of the trial's recipe that a reference names, None if it names another model."""
+    match = _TRIAL.fullmatch(reference)
+    return match[1] if match else None
 
 
 def check_reference(reference: str) -> str:

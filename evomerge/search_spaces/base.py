@@ -78,7 +78,7 @@ class SearchSpaceKind:
 
 SEARCH_SPACES: Registry[SearchSpaceKind] = Registry(
     "kind of search space",
-    modules=tuple(f"evomerge.search_spaces.{name}" for name in ("hybrid", "layer_routing", "parameter")),
+    modules=tuple(f"evomerge.search_spaces.{name}" for name in ("hybrid", "layer_routing", "lineage", "parameter")),
 )
 
 

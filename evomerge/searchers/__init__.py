@@ -7,6 +7,7 @@ searcher against it.
 
 from evomerge.searchers.base import (
     SEARCHERS,
+    ItemSearcher,
     ObjectiveSpec,
     Searcher,
     SearcherConfig,
@@ -18,6 +19,7 @@ from evomerge.searchers.base import (
 
 __all__ = [
     "SEARCHERS",
+    "ItemSearcher",
     "ObjectiveSpec",
     "Searcher",
     "SearcherConfig",

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from evomerge.errors import ConfigError, Problem, suggest
@@ -60,6 +61,23 @@ class Searcher(Protocol):
         """
 
 
+class ItemSearcher(Searcher, Protocol):
+    """A searcher that learns from each item's score (``SearcherEntry.per_item``)."""
+
+    def tell(
+        self,
+        genome: Genome,
+        objectives: Mapping[str, float] | None,
+        standard_errors: Mapping[str, float] | None = None,
+        items: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        """Learn the result of the longest-asked genome in flight; see `Searcher.tell`.
+
+        ``items`` holds objective → float64 scores of its items, in the same order for every genome, higher is better
+        whatever the objective's direction; ``None`` if the trial failed.
+        """
+
+
 class SearcherConfig(BaseModel):
     """What every ``searcher:`` mapping may say; each kind adds its own options."""
 
@@ -78,12 +96,14 @@ class Setting:
         objectives: what it is told for each genome.
         budget: trials planned. Proposals must not depend on it, or a finished run could not be extended.
         starting_points: known genomes worth starting from, such as the uniform merge; may be empty.
+        parents: nicknames, in order: to searchers of lineage, -1 is the first of them, -2 the second, …
     """
 
     genes: tuple[Gene, ...]
     objectives: tuple[ObjectiveSpec, ...]
     budget: int
     starting_points: tuple[Genome, ...] = ()
+    parents: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,6 +120,10 @@ class SearcherEntry:
         weighs_errors: whether it weighs results by their standard errors. Then it is told each trial's own estimate,
             not one that is smoothed over its neighbours.
         learns: whether its proposals depend on results.
+        per_item: whether it is told each item's score; it is an `ItemSearcher` then.
+        lineage: whether its genomes name their sources among the trials that it was told: the genes ``first`` and
+            ``second`` are the number of a trial (counted from 0 as they are told; of one that did not fail), or
+            negative for a parent (``Setting.parents``). It searches spaces of kind ``lineage``, and only these.
     """
 
     config: type[SearcherConfig]
@@ -110,13 +134,18 @@ class SearcherEntry:
     needs_generations: bool
     weighs_errors: bool = False
     learns: bool = True
+    per_item: bool = False
+    lineage: bool = False
 
 
 SEARCHERS: Registry[SearcherEntry] = Registry(
     "searcher",
     modules=(
         "evomerge.searchers.cma_es",
+        "evomerge.searchers.cycle_qd",
+        "evomerge.searchers.m2n2",
         "evomerge.searchers.map",
+        "evomerge.searchers.map_elites",
         "evomerge.searchers.nsga2",
         "evomerge.searchers.optuna_samplers",
         "evomerge.searchers.qmc",
@@ -155,6 +184,7 @@ def build_searcher(
     objectives: Sequence[ObjectiveSpec],
     budget: int,
     starting_points: Sequence[Genome] = (),
+    parents: Sequence[str] = (),
 ) -> Searcher:
     """Return a new searcher, ready to be asked.
 
@@ -165,6 +195,7 @@ def build_searcher(
         budget: trials planned.
         starting_points: known genomes worth starting from; docs/searchers.md says what each kind does with
             them.
+        parents: nicknames of the experiment's parents.
 
     Raises:
         ConfigError: the genes, the objectives or the starting points cannot be searched; every problem at
@@ -177,7 +208,7 @@ def build_searcher(
         problems += _point_problems(genes, point, f"starting point {number}")
     if problems:
         raise ConfigError(problems)
-    return entry.build(config, Setting(tuple(genes), tuple(objectives), budget, tuple(starting_points)))
+    return entry.build(config, Setting(tuple(genes), tuple(objectives), budget, tuple(starting_points), tuple(parents)))
 
 
 def _gene_problems(genes: Sequence[Gene]) -> list[Problem]:

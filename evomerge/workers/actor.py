@@ -11,11 +11,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from queue import LifoQueue
 from threading import Lock
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
 
 from evomerge.redaction import redact
 from evomerge.workers.shared_paths import check_paths
 from evomerge.workers.versions import versions
+
+if TYPE_CHECKING:
+    from evomerge.checkpoints import Checkpoint
+    from evomerge.merging.members import Members
+    from evomerge.recipes import Recipe
 
 Items = Mapping[str, Sequence[str]]
 BATCH = 64  # plain models that a worker evaluates at once, where their fitness takes several …
@@ -38,6 +44,7 @@ class WorkerSpec:
         devices: GPUs of the worker: a part of one, one, or several that share the model's layers.
         overlap: merge the next recipe into a second model while one is evaluated, where memory allows.
         batch: recipes to evaluate at once, where the fitness takes several plain models; None goes by their size.
+        members_bytes: of the files in which its machine keeps trials that are sources of others.
     """
 
     references: Mapping[str, str]
@@ -50,6 +57,7 @@ class WorkerSpec:
     devices: float = 1.0
     overlap: bool = False
     batch: int | None = None
+    members_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,8 @@ class Outcome:
 
     ``worker_lost`` tells a failure of the worker's process from one of the recipe, ``worker_broken`` that the process
     lives but must be replaced. Times are in seconds, ``queue_seconds`` between question and answer besides those at
-    work; ``batch_size`` is the smallest that a task was run with.
+    work; ``batch_size`` is the smallest that a task was run with. ``missing`` are the hashes of trials whose recipes
+    the worker must be sent, with those of all that they are made of, before it can begin.
     """
 
     responses: str | None
@@ -89,6 +98,7 @@ class Outcome:
     worker: str = ""
     device: str = ""
     batch_size: int = 0
+    missing: Sequence[str] = ()
 
 
 class Worker:
@@ -111,6 +121,7 @@ class Worker:
         self._parents = Parents.open(list(dict.fromkeys(spec.references.values())))
         self._free: LifoQueue[Any] = LifoQueue()  # the last used first: it may hold the next recipe already
         self._merging, self._evaluating = Lock(), Lock()
+        self._members: Members | None = None
         self.merger = self._built()
         self._free.put(self.merger)
         self._models = 1
@@ -133,7 +144,14 @@ class Worker:
         with self._model() as merger, self._evaluating:
             return self.fitness.batch_sizes(merger.model, merger.tokenizer, items, remembered)
 
-    def evaluate(self, recipe_yaml: str, items: Items, gold: Items, batch_sizes: Mapping[str, int]) -> Outcome:
+    def evaluate(
+        self,
+        recipe_yaml: str,
+        items: Items,
+        gold: Items,
+        batch_sizes: Mapping[str, int],
+        lineage: Mapping[str, str] = MappingProxyType({}),
+    ) -> Outcome:
         """Merge the recipe into a resident model and run it; never raises for the recipe's own faults.
 
         Args:
@@ -141,11 +159,12 @@ class Worker:
             items: by task, to respond to.
             gold: by task, to give the probability of the right answer for.
             batch_sizes: by task, where the config leaves them to be found.
+            lineage: hash → packed recipe of trials that the recipe is made of, as far as the worker may need them.
         """
         from evomerge.recipes import unpack_recipe
 
         if isinstance(self.merger.model, Mapping):
-            return self.evaluate_batch([recipe_yaml], items, gold)[0]
+            return self.evaluate_batch([(recipe_yaml, lineage)], items, gold)[0]
         self.fitness.use_batch_sizes(batch_sizes)
         began = time.perf_counter()
         waited = 0.0
@@ -153,7 +172,8 @@ class Worker:
             with self._model() as merger:
                 with self._merging:
                     began = time.perf_counter()
-                    merger.merge(unpack_recipe(recipe_yaml))
+                    recipe = unpack_recipe(recipe_yaml)
+                    merger.merge(recipe, self._members_of(recipe, lineage))
                     merged = time.perf_counter()
                 with self._evaluating:
                     waited = time.perf_counter() - merged
@@ -170,60 +190,81 @@ class Worker:
             batch_size=self.fitness.smallest_batch,
         )
 
-    def evaluate_batch(self, recipes: Sequence[str], items: Items, gold: Items) -> list[Outcome]:
+    def evaluate_batch(
+        self, recipes: Sequence[tuple[str, Mapping[str, str]]], items: Items, gold: Items
+    ) -> list[Outcome]:
         """Merge recipes of plain tensors and evaluate them together; a fault of one is its own outcome's alone.
 
         Args:
-            recipes: what to merge, as `evaluate` takes each.
+            recipes: what to merge, and its lineage, as `evaluate` takes each.
             items: by task, to respond to.
             gold: by task; must be empty, as functions name no right answers.
         """
-        from evomerge.recipes import unpack_recipe
-
-        outcomes: dict[int, Outcome] = {}
-        merging: dict[int, float] = {}
-        with self._model() as merger:
-            stacked = {name: each.new_empty((len(recipes), *each.shape)) for name, each in merger.model.items()}
-            with self._merging:
-                for number, recipe in enumerate(recipes):
-                    began = time.perf_counter()
-                    try:
-                        merger.merge(unpack_recipe(recipe))
-                    except Exception as error:
-                        outcomes[number] = self._failed(error, time.perf_counter() - began)
-                        continue
-                    for name, each in merger.model.items():
-                        stacked[name][len(merging)].copy_(each)
-                    merging[number] = time.perf_counter() - began
-        if not merging:
-            return [outcomes[number] for number in range(len(recipes))]
+        stacked, merged, outcomes = self._merge_batch(recipes)
         began = time.perf_counter()
         try:
             with self._evaluating:
                 began = time.perf_counter()
-                models = {name: each[: len(merging)] for name, each in stacked.items()}
-                found = self.fitness.evaluate_plain(models, items, gold)
+                found = self.fitness.evaluate_plain(stacked, items, gold) if merged else []
         except Exception as error:
-            seconds = (time.perf_counter() - began) / len(merging)
-            outcomes |= {number: self._failed(error, merging[number] + seconds) for number in merging}
-            return [outcomes[number] for number in range(len(recipes))]
-        for (number, merged), answer in zip(merging.items(), found, strict=True):
+            seconds = (time.perf_counter() - began) / len(merged)
+            return [outcomes.get(n) or self._failed(error, merged[n] + seconds) for n in range(len(recipes))]
+        for (number, seconds), answer in zip(merged.items(), found, strict=True):
             if isinstance(answer, Exception):
-                outcomes[number] = self._failed(answer, merged)
-            else:
-                outcomes[number] = Outcome(
-                    answer.to_json(),
-                    seconds=merged + answer.seconds,
-                    merge_seconds=merged,
-                    forward_seconds=answer.forward_seconds,
-                    worker=self.name,
-                    device=self._device,
-                )
+                outcomes[number] = self._failed(answer, seconds)
+                continue
+            outcomes[number] = Outcome(
+                answer.to_json(),
+                seconds=seconds + answer.seconds,
+                merge_seconds=seconds,
+                forward_seconds=answer.forward_seconds,
+                worker=self.name,
+                device=self._device,
+            )
         return [outcomes[number] for number in range(len(recipes))]
 
+    def _merge_batch(
+        self, recipes: Sequence[tuple[str, Mapping[str, str]]]
+    ) -> tuple[dict[str, Any], dict[int, float], dict[int, Outcome]]:
+        """Return the merged tensors, one model after the other; number → seconds of those merged, outcome of others."""
+        from evomerge.recipes import unpack_recipe
+
+        merged: dict[int, float] = {}
+        outcomes: dict[int, Outcome] = {}
+        with self._model() as merger, self._merging:
+            stacked = {name: each.new_empty((len(recipes), *each.shape)) for name, each in merger.model.items()}
+            for number, (text, lineage) in enumerate(recipes):
+                began = time.perf_counter()
+                try:
+                    recipe = unpack_recipe(text)
+                    merger.merge(recipe, self._members_of(recipe, lineage))
+                except Exception as error:
+                    outcomes[number] = self._failed(error, time.perf_counter() - began)
+                    continue
+                for name, each in merger.model.items():
+                    stacked[name][len(merged)].copy_(each)
+                merged[number] = time.perf_counter() - began
+        return {name: each[: len(merged)] for name, each in stacked.items()}, merged, outcomes
+
     def _failed(self, error: Exception, seconds: float) -> Outcome:
+        from evomerge.merging.members import MissingRecipesError
+
+        if isinstance(error, MissingRecipesError):
+            return Outcome(None, str(error), worker=self.name, missing=error.trials)
         text = redact("".join(traceback.format_exception(error)))
         return Outcome(None, text, worker_broken=_is_broken(error), seconds=seconds, worker=self.name)
+
+    def _members_of(self, recipe: Recipe, lineage: Mapping[str, str]) -> Mapping[str, Checkpoint]:
+        """Return the models of the trials that the recipe names as sources."""
+        from evomerge.merging.members import Members
+        from evomerge.recipes import sources_of
+
+        if not sources_of(recipe):
+            return {}
+        if self._members is None:
+            self._members = Members(self._parents, self.spec.donor, self.spec.members_bytes)
+        self._members.learn(lineage)
+        return self._members.of(recipe)
 
     @contextmanager
     def _model(self) -> Iterator[Any]:

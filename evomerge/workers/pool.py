@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -103,7 +103,14 @@ class Pool:
             raise WorkerError(f"no batch size could be found:\n{_reason(error)}") from error
 
     def submit(
-        self, key: str, recipe_yaml: str, items: Items, gold: Items | None = None, *, ahead: bool = False
+        self,
+        key: str,
+        recipe_yaml: str,
+        items: Items,
+        gold: Items | None = None,
+        *,
+        ahead: bool = False,
+        lineage: Mapping[str, str] | None = None,
     ) -> None:
         """Queue an evaluation; ``next`` returns its outcome under ``key``.
 
@@ -114,8 +121,10 @@ class Pool:
             gold: by task, to give the probability of the right answer for.
             ahead: before all that waits. Asked at once after an outcome of the same recipe, the worker that holds it
                 goes on with it.
+            lineage: hash → packed recipe of trials that the recipe is made of. A worker that needs more of them than
+                it is sent answers which (``Outcome.missing``).
         """
-        job = _Job(key, recipe_yaml, items, gold or {})
+        job = _Job(key, recipe_yaml, items, gold or {}, dict(lineage or {}))
         if ahead:
             self._waiting.appendleft(job)
         else:
@@ -161,9 +170,11 @@ class Pool:
             jobs = self._batch_for(member, math.ceil(len(self._waiting) / len(free)))
             first = jobs[0]
             if len(jobs) == 1:
-                event = member.actor.evaluate.remote(first.recipe_yaml, first.items, first.gold, self.batch_sizes)
+                question = (first.recipe_yaml, first.items, first.gold, self.batch_sizes, first.lineage)
+                event = member.actor.evaluate.remote(*question)
             else:
-                event = member.actor.evaluate_batch.remote([job.recipe_yaml for job in jobs], first.items, first.gold)
+                recipes = [(job.recipe_yaml, job.lineage) for job in jobs]
+                event = member.actor.evaluate_batch.remote(recipes, first.items, first.gold)
             member.begin(event, jobs)
 
     def _batch_for(self, member: _Member, share: int) -> tuple[_Job, ...]:
@@ -279,7 +290,7 @@ class Pool:
         except ray.exceptions.RayError as error:
             return self._bury(member, _reason(error))
         outcomes = [answer] if isinstance(answer, Outcome) else answer
-        jobs = member.end(event, failed=sum(outcome.responses is None for outcome in outcomes))
+        jobs = member.end(event, outcomes)
         if broken := next((outcome for outcome in outcomes if outcome.worker_broken), None):
             self._report(f"a worker's GPU failed ({_last_line(broken.error)}); replacing the worker")
             self._discard(member)
@@ -287,7 +298,7 @@ class Pool:
         for job, outcome in zip(jobs, outcomes, strict=True):
             if outcome.responses is not None:
                 self._longest = max(self._longest, outcome.seconds)
-            elif self._is_worth_another_try(job.key, _last_line(outcome.error)):
+            elif not outcome.missing and self._is_worth_another_try(job.key, _last_line(outcome.error)):
                 again.append(job)
                 continue
             self._finished.append((job.key, outcome))
@@ -351,6 +362,7 @@ class _Job:
     recipe_yaml: str
     items: Items
     gold: Items
+    lineage: Mapping[str, str]
 
     def asks_like(self, other: _Job) -> bool:
         """Whether both ask for the same items; by identity first, as lists of items may be long."""
@@ -385,10 +397,12 @@ class _Member:
             self.since = time.monotonic()
         self.jobs[event] = jobs
 
-    def end(self, event: Any, *, failed: int) -> tuple[_Job, ...]:
-        jobs = self.jobs.pop(event)
-        self.since, self.done, self.failed = time.monotonic(), self.done + len(jobs), self.failed + failed
-        return jobs
+    def end(self, event: Any, outcomes: Sequence[Outcome]) -> tuple[_Job, ...]:
+        answered = [outcome for outcome in outcomes if not outcome.missing]
+        self.since = time.monotonic()
+        self.done += len(answered)
+        self.failed += sum(outcome.responses is None for outcome in answered)
+        return self.jobs.pop(event)
 
     def left(self, limit: float | None) -> float:
         """Return the seconds left to the batch at work; infinite without one, or without a limit."""

@@ -85,7 +85,7 @@ def trained(network: torch.Tensor, known: Callable[[int], bool]) -> torch.Tensor
     adam = torch.optim.Adam([network], lr=LEARNING_RATE)
     for _ in range(STEPS):
         adam.zero_grad()
-        torch.nn.functional.cross_entropy(logits(network, data.pixels[rows]), data.digits[rows]).backward()  # type: ignore[no-untyped-call]
+        torch.nn.functional.cross_entropy(logits(network, data.pixels[rows]), data.digits[rows]).backward()
         adam.step()
     return network.detach()
 

@@ -32,7 +32,7 @@ class Counting:
     def __init__(self, outcome: Outcome) -> None:
         self.outcome, self.keys, self.asked = outcome, [], 0
 
-    def submit(self, key: str, recipe_yaml: str, items: Any, gold: Any) -> None:
+    def submit(self, key: str, recipe_yaml: str, items: Any, gold: Any, lineage: Any) -> None:
         self.keys.append(key)
         self.asked += 1
 

@@ -67,4 +67,5 @@ class TestGaussianProcess(SearcherTestCase):
 
 
 def test_every_kind_is_under_test():
-    assert {config["kind"] for config in (*CONFIGS.values(), *SURROGATES.values())} == set(SEARCHERS)
+    tested = {config["kind"] for config in (*CONFIGS.values(), *SURROGATES.values())}
+    assert tested == {name for name, entry in SEARCHERS.items() if not entry.lineage}  # those: test_populations

@@ -47,6 +47,10 @@ def responses(outcome: Outcome) -> Responses:
     return Responses.from_json(outcome.responses)
 
 
+def batch(worker: Worker, recipes: list[str], items: dict[str, tuple[str, ...]]) -> list[Outcome]:
+    return worker.evaluate_batch([(recipe, {}) for recipe in recipes], items, {})
+
+
 def sizes(spec: WorkerSpec) -> list[int]:
     """Return the sizes of the batches that the function was called with."""
     file = Path(spec.references["a"]).parents[1] / "sizes"
@@ -57,9 +61,9 @@ def test_a_batch_answers_as_each_of_its_models_alone(spec: WorkerSpec) -> None:
     worker, items, recipes = Worker(spec), items_of(spec), recipes_of(spec, 5)
     expected = [responses(worker.evaluate(recipe, items, {}, {})) for recipe in recipes]
     assert len({str(each.tasks) for each in expected}) == 5
-    outcomes = worker.evaluate_batch(recipes, items, {})
+    outcomes = batch(worker, recipes, items)
     assert [responses(outcome) for outcome in outcomes] == expected
-    assert [responses(each) for each in worker.evaluate_batch(recipes[::-1], items, {})] == expected[::-1]
+    assert [responses(each) for each in batch(worker, recipes[::-1], items)] == expected[::-1]
     assert 8 not in sizes(spec)
     assert sizes(spec).count(4) == 2
     for outcome in outcomes:
@@ -69,12 +73,12 @@ def test_a_batch_answers_as_each_of_its_models_alone(spec: WorkerSpec) -> None:
 
 def test_a_recipe_that_cannot_be_merged_spares_its_batch(spec: WorkerSpec) -> None:
     worker, items, recipes = Worker(spec), items_of(spec), recipes_of(spec, 3)
-    first, bad, *others = worker.evaluate_batch([recipes[0], BAD, *recipes[1:]], items, {})
+    first, bad, *others = batch(worker, [recipes[0], BAD, *recipes[1:]], items)
     assert bad.responses is None
     assert "Traceback" in str(bad.error)
     expected = [responses(worker.evaluate(recipe, items, {}, {})) for recipe in recipes]
     assert [responses(each) for each in (first, *others)] == expected
-    assert [each.responses for each in worker.evaluate_batch([BAD, BAD], items, {})] == [None, None]
+    assert [each.responses for each in batch(worker, [BAD, BAD], items)] == [None, None]
 
 
 def test_batches_are_as_large_as_declared_or_asked(spec: WorkerSpec) -> None:
