@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 from evomerge.errors import CheckpointError, suggest
+from evomerge.recipes import trial_of
 
 ZOO_VERSION = "1"  # raised when the zoo's models change, so that old caches are not taken for new ones
 DIGITS_VERSION = "1"  # the same of its networks for digits
@@ -60,6 +61,11 @@ def resolve(
     """
     if (folder := existing_folder(reference, base_folder)) is not None:
         return folder
+    if trial_of(reference) is not None:
+        hint = (
+            "`evomerge recipe RUN` prints it with the trials that it is made of, `evomerge export RUN` makes the model"
+        )
+        raise CheckpointError(f"{reference!r}: a trial, which means something inside its run alone; {hint}")
     if "+" in reference:
         model = reference.partition("+")[0]
         return resolve(model, offline=offline, base_folder=base_folder, allow_pickle=allow_pickle)

@@ -70,9 +70,9 @@ class WeightStore:
                 file.unlink(missing_ok=True)
             return None
 
-    def holds(self, specs: Sequence[TensorSpec]) -> bool:
-        """Whether a model with these tensors fits into the budget at all."""
-        return sum(spec.num_bytes for spec in specs) <= self._limit
+    def holds(self, size: int) -> bool:
+        """Whether a model of so many bytes fits into the budget at all."""
+        return size <= self._limit
 
     def write(
         self,

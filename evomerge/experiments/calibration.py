@@ -19,6 +19,7 @@ from evomerge.fitness.irt.calibrate import calibrate
 from evomerge.fitness.irt.responses import ResponseMatrix
 from evomerge.recipes import Recipe
 from evomerge.search_spaces.genes import Value
+from evomerge.search_spaces.lineage import lineage_of
 from evomerge.searchers import build_searcher
 from evomerge.searchers.random_search import RandomConfig
 
@@ -26,10 +27,10 @@ FEWEST = 4
 
 
 def random_genomes(prepared: Prepared, config: CalibrationConfig) -> dict[str, dict[str, Value]]:
-    """Return name → genome of merges drawn uniformly from the search space."""
-    searcher = build_searcher(
-        RandomConfig(kind="random", seed=config.seed), prepared.space.genes, prepared.objectives, config.models
-    )
+    """Return name → genome of merges drawn uniformly from the search space; of lineages, of children of parents."""
+    lineage = lineage_of(prepared.space)
+    genes = prepared.space.genes if lineage is None else lineage.genes_of_founders
+    searcher = build_searcher(RandomConfig(kind="random", seed=config.seed), genes, prepared.objectives, config.models)
     genomes = {}
     for number in range(config.models):
         genome = searcher.ask()

@@ -27,11 +27,12 @@ from evomerge.fitness.estimation import estimate_problems, open_banks, partial_b
 from evomerge.fitness.irt.bank import ItemBank
 from evomerge.fitness.overlap import overlaps
 from evomerge.merging import Parents, check_recipe
+from evomerge.merging.members import member_problems
 from evomerge.merging.paths import path_problems
 from evomerge.merging.tokenizer_files import merged_tokenizer
 from evomerge.recipes import Alignment, ModelInput, Recipe, path_of, routed_recipe
 from evomerge.search_spaces import ChoiceGene, ParentsInfo, SearchSpace, build_search_space
-from evomerge.search_spaces.lineage import LINEAGE
+from evomerge.search_spaces.lineage import LINEAGE, lineage_of
 from evomerge.searchers import SEARCHERS, ObjectiveSpec, Searcher, build_searcher
 
 T = TypeVar("T")
@@ -122,6 +123,9 @@ def prepare(experiment: ExperimentConfig, *, out: Path | None = None) -> Prepare
     if space and parents:
         like = space.express({gene.name: gene.initial for gene in space.genes})
         problems += _problems_of(like, parents, fitness) or _path_problems(space, like, parents.viewed(like))
+        if lineage_of(space):
+            crossed = [*filter(None, [experiment.base]), *experiment.parents.values()]
+            problems += member_problems({reference: parents[reference] for reference in crossed})
         donor = like.base_model or like.parents()[0]
     if space and objectives:
         names = tuple(experiment.parents)
@@ -155,10 +159,10 @@ def _unfit_searcher(experiment: ExperimentConfig) -> list[Problem]:
         what = f"the searcher {experiment.searcher.kind!r} cannot choose which earlier trials are crossed"
         able = ", ".join(name for name, other in SEARCHERS.items() if other.lineage) or "none of those installed"
         problems.append(Problem(what, experiment.where(("searcher",)), f"searchers of lineage: {able}"))
-    if entry.per_item and experiment.fitness.estimate is not None:
-        what = (
-            f"the searcher {experiment.searcher.kind!r} learns from every item, and trials would be asked few of them"
-        )
+    if experiment.fitness.estimate is not None and (entry.per_item or kind == LINEAGE):
+        what = "scores of trials that are crossed again cannot be estimated from a few items: children differ in all"
+        if entry.per_item:
+            what = f"the searcher {experiment.searcher.kind!r} learns from every item, and trials would be asked few"
         problems.append(Problem(what, experiment.where(("fitness", "estimate")), "leave out fitness.estimate"))
     return problems
 

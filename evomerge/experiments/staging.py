@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evomerge.experiments import hybrid, nested
-from evomerge.experiments.lineages import flattened
 from evomerge.experiments.schema import ExperimentConfig
 from evomerge.recipes import NamedRecipe, Recipe, parse_recipes, read_recipe, sources_of, yaml
 from evomerge.recipes.files import STAGE_BREAK, plain_data
@@ -112,6 +111,8 @@ def whole(recipe: Recipe, experiment: ExperimentConfig, folder: Path) -> tuple[N
         RunError: experiment.yaml was changed, so that earlier trials stand for other recipes.
     """
     if sources_of(recipe):
+        from evomerge.experiments.lineages import flattened  # Optuna comes with it, and most runs need none
+
         return flattened(recipe, experiment, folder / JOURNAL)
     from evomerge.merging.to_folder import RECIPE  # torch comes with it, and reading a run needs none
 

@@ -14,6 +14,7 @@ from evomerge.experiments.conditions import counted, warning
 from evomerge.experiments.confirmation import Confirmation, read_confirmation
 from evomerge.experiments.journal import Journal, Trial
 from evomerge.experiments.run_folder import RunFolder
+from evomerge.experiments.summarise_archives import archives
 from evomerge.experiments.summarise_confirmed import confirmed_row
 from evomerge.experiments.summarise_stages import check_last_began, merges_of
 from evomerge.experiments.summarise_surrogates import surrogates
@@ -84,6 +85,7 @@ def summarise(path: Path) -> RunSummary:
         igd_plus=[(trial.number, trial.front["igd_plus"]) for trial in trials if "igd_plus" in trial.front],
         surrogates=surrogates(amortized, trials, confirmation, facts) if amortized else None,
         tree=merges_of(folder),
+        archives=archives(experiment.searcher, journal.objectives, trials),
     )
     estimate = experiment.fitness.estimate
     if estimate is None:

@@ -30,6 +30,7 @@ TAGS = ("merge", "evomerge")
 PLAIN_LIBRARY = "safetensors"  # what reads a folder of plain tensors
 ROUTING = "layer routing; Akiba et al. 2025, https://arxiv.org/abs/2403.13187"
 MERGE3 = "MERGE³, Mencattini et al. 2025, https://arxiv.org/abs/2502.10436"
+MOST_STAGES = 12  # that a card tells one by one
 _SNAPSHOT = re.compile(r"/models--([^/]+)/snapshots/([^/]+)")
 
 
@@ -172,6 +173,8 @@ def _how(card: CardData) -> str:
         method = METHODS[card.recipe.merge_method]
         paper = f" ({method.paper})" if method.paper else ""
         text = f"The weights are combined with `{method.name}`{paper}: {method.summary.rstrip('.')}."
+    if len(card.stages) > MOST_STAGES:
+        return f"{text} It is made in {len(card.stages)} stages, all of which `recipe.yaml` holds."
     stages = [f"`{stage.name}` is {recipe_in_words(stage.recipe, names)}" for stage in card.stages if stage.name]
     return f"{text} It is made in stages: {'; '.join(stages)}." if stages else text
 
@@ -299,10 +302,14 @@ def _winners_curse(search: SearchInfo) -> str:
 
 def _recipe(card: CardData) -> list[str]:
     stages = card.stages or (NamedRecipe(card.recipe),)
+    where = "The same text is in `recipe.yaml`"
+    if len(stages) > MOST_STAGES:
+        where = f"This is the last of its {len(stages)} stages; `recipe.yaml` holds them all"
+        stages = stages[-1:]
     return [
         "## Recipe",
         "",
-        f"The same text is in `recipe.yaml`{'; mergekit reads it too' if _mergekit_reads(card) else ''}.",
+        f"{where}{'; mergekit reads it too' if _mergekit_reads(card) else ''}.",
         "",
         "```yaml",
         write_recipes(stages).rstrip(),

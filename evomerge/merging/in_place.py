@@ -114,8 +114,8 @@ class InPlaceMerger:
 
             # What is prepared of members is of no use to other recipes.
             prepared = Preparations() if members else self._preparations
-            steps = [(recipe, seen, step) for step in seen.plan(recipe)]
-            self._merge(steps, prepared, model_sums(recipe, seen, fetch))
+            planned = [(recipe, seen, step) for step in seen.plan(recipe)]
+            self._merge(planned, prepared, model_sums(recipe, seen, fetch))
             return
         if isinstance(self.model, Mapping):
             raise MergeError("a path through layers needs models of transformers, and these are plain tensors")

@@ -2,13 +2,14 @@
 
 A member's weights are what merging its recipe in its dtype makes, the run's: so they are those that were scored, and
 those that a merge to a folder of the same recipe has. They are made on the CPU, by the streaming engine, wherever they
-are needed, so that all machines have the same bits.
+are needed, so that all machines have the same bits. Small ones are kept in each process's memory, larger ones in files
+that the processes of a machine share.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,16 @@ import torch
 
 from evomerge import __version__
 from evomerge.checkpoints import Checkpoint, CheckpointView, TensorInfo, TensorSpec, cache_folder
+from evomerge.checkpoints.naming import RenamedCheckpoint
 from evomerge.checkpoints.weight_store import StoredWeights, WeightStore
-from evomerge.errors import EvomergeError
-from evomerge.merging.parents import Parents
+from evomerge.errors import EvomergeError, Problem
+from evomerge.merging.parents import RECOMPUTED, Parents
 from evomerge.merging.tensors import merge_dtypes, merge_tensors
 from evomerge.merging.to_folder import output_config
 from evomerge.recipes import Recipe, sources_of, trial_reference, unpack_recipe, with_ancestors
 
+SMALL = 1 << 20  # bytes up to which a member is not worth a file
+MEMORY = 1 << 28  # bytes of small members that a process keeps
 VERSION = "1"  # raised when stored members change, so that old files are not taken for new ones
 
 
@@ -60,6 +64,25 @@ class Member(CheckpointView):
         return self._fingerprint
 
 
+class _Recent:
+    """The last used members, as many as fit into ``limit`` bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self._left, self._found = limit, OrderedDict[str, tuple[Member, int]]()
+
+    def get(self, trial: str) -> Member | None:
+        if trial not in self._found:
+            return None
+        self._found.move_to_end(trial)
+        return self._found[trial][0]
+
+    def keep(self, trial: str, member: Member, size: int) -> None:
+        self._found[trial] = (member, size)
+        self._left -= size
+        while self._left < 0:
+            self._left += self._found.popitem(last=False)[1][1]
+
+
 class Members:
     """Opens the trials that recipes name as sources.
 
@@ -68,10 +91,12 @@ class Members:
         donor: reference of the one whose files members have beside their weights.
         limit: bytes of the files in which this machine keeps members of all runs; 0 keeps none.
         root: where these files lie; in the cache folder by default.
+        small: bytes up to which a member is kept in memory and not in a file.
     """
 
-    def __init__(self, parents: Parents, donor: str, limit: int, root: Path | None = None) -> None:
+    def __init__(self, parents: Parents, donor: str, limit: int, root: Path | None = None, small: int = SMALL) -> None:
         self._parents, self._donor = parents, parents[donor]
+        self._small, self._in_memory = small, _Recent(min(limit, MEMORY))
         self._key = _digest(parents)
         root = root or cache_folder() / "members"
         self._store = WeightStore(root / self._key, root, limit)
@@ -96,7 +121,9 @@ class Members:
         missing: list[str] = []
 
         def sources(trial: str) -> list[str]:
-            if (weights := self._store.open(trial)) is not None:
+            if (member := self._in_memory.get(trial)) is not None:
+                opened[trial] = member
+            elif (weights := self._store.open(trial)) is not None:
                 opened[trial] = self._member(trial, weights)
             elif trial in self._recipes:
                 recipes[trial] = unpack_recipe(self._recipes[trial])
@@ -119,37 +146,58 @@ class Members:
                     del opened[source]
         return {trial_reference(trial): opened[trial] for trial in wanted}
 
+    @torch.no_grad()
     def _rebuilt(self, trial: str, recipe: Recipe, opened: Mapping[str, Member]) -> Member:
         """Return a member whose sources are open; kept, if there is room."""
-        with self._store.making(trial):
-            if (weights := self._store.open(trial)) is not None:  # another process was faster
+        sources = {trial_reference(source): opened[source] for source in sources_of(recipe)}
+        parents = self._parents.with_members(sources).viewed(recipe)
+        specs = [TensorSpec(step.name, step.shape, merge_dtypes(recipe, step)[1]) for step in parents.plan(recipe)]
+        size = sum(spec.num_bytes for spec in specs)
+        config = output_config(recipe, parents, specs)
+        if size > self._small and self._store.holds(size):
+            with self._store.making(trial):
+                weights = self._store.open(trial)  # another process may have been faster
+                try:
+                    weights = weights or self._store.write(trial, specs, config, merge_tensors(recipe, parents))
+                except OSError:  # a full disk, a folder that is read-only: done without
+                    weights = None
+            if weights is not None:
                 return self._member(trial, weights)
-            sources = {trial_reference(source): opened[source] for source in sources_of(recipe)}
-            parents = self._parents.with_members(sources).viewed(recipe)
-            specs = [TensorSpec(step.name, step.shape, merge_dtypes(recipe, step)[1]) for step in parents.plan(recipe)]
-            config = output_config(recipe, parents, specs)
-            with torch.no_grad():
-                weights = self._kept(trial, specs, config, recipe, parents)
-                if weights is None:
-                    weights = _in_memory(dict(merge_tensors(recipe, parents)), config)
-        return self._member(trial, weights)
-
-    def _kept(
-        self, trial: str, specs: Sequence[TensorSpec], config: Mapping[str, Any], recipe: Recipe, parents: Parents
-    ) -> StoredWeights | None:
-        """Return the merged weights from their file; None where they cannot be kept in one."""
-        if not self._store.holds(specs):
-            return None
-        try:
-            return self._store.write(trial, specs, config, merge_tensors(recipe, parents))
-        except OSError:  # a full disk, a folder that is read-only
-            return None
+        member = self._member(trial, _of_memory(dict(merge_tensors(recipe, parents)), config))
+        if size <= self._small:
+            self._in_memory.keep(trial, member, size)
+        return member
 
     def _member(self, trial: str, weights: StoredWeights) -> Member:
         return Member(trial, self._donor, weights, hashlib.sha256(f"{self._key} {trial}".encode()).hexdigest()[:16])
 
 
-def _in_memory(tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> StoredWeights:
+def member_problems(parents: Mapping[str, Checkpoint]) -> list[Problem]:
+    """Return why children of children of these models would not all have the same tensors.
+
+    Args:
+        parents: reference → model, with one set of tensor names.
+    """
+    first, *others = parents
+    hint = "children of children are one model: save the parents by one version of transformers, with one vocabulary"
+    found = []
+    for other in others:
+        ours, theirs = _shapes(parents[first]), _shapes(parents[other])
+        apart = [name for name in sorted(ours.keys() | theirs) if ours.get(name) != theirs.get(name)]
+        if apart:
+            shapes = [each.get(apart[0], "missing") for each in (ours, theirs)]
+            what = f"tensor {apart[0]} is {shapes[0]} in {first} and {shapes[1]} in {other}"
+            found.append(Problem(what, other, hint))
+        elif isinstance(parents[other], RenamedCheckpoint):
+            found.append(Problem(f"its file calls tensors otherwise than that of {first}", other, hint))
+    return found
+
+
+def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    return {name: info.shape for name, info in checkpoint.tensors.items() if not name.endswith(RECOMPUTED)}
+
+
+def _of_memory(tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> StoredWeights:
     nowhere = Path("in memory")
     infos = {name: TensorInfo(name, tuple(t.shape), t.dtype, nowhere, 0, t.nbytes) for name, t in tensors.items()}
     return StoredWeights(infos, tensors, config)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -49,8 +50,8 @@ def merge_stages(
         stages: as `read_recipes` returns them.
         out: a folder that does not exist or is empty.
         intermediates: where the named stages stay, each in a folder of its name; every stage is merged then. By
-            default they lie in a hidden folder beside ``out``, which is removed at the end. After a failure it stays,
-            and calling again goes on from there.
+            default they lie in a hidden folder beside ``out``, each until no other stage needs it. After a failure the
+            folder stays, and calling again goes on from there.
         allow_pickle: models whose weights may be pickled.
         merge: merges one recipe into a folder; `merge_to_folder` by default.
         merge_result: the same for the result.
@@ -73,9 +74,15 @@ def merge_stages(
     folder = (kept or hidden).absolute()
     keys = _keys(stages, opened)
     merge = merge or _merge
-    for stage in stages if kept else _needed(stages):
-        if stage.name is not None:
-            _merge_stage(stage, folder, keys, lambda stage: _parents(stage, opened, folder, allow_pickle), merge, tell)
+    done = {stage.name for stage in stages if _made_of(folder / str(stage.name)) == keys[str(stage.name)]}
+    wanted = stages if kept else _needed(stages, done)
+    left = Counter(name for stage in wanted if stage.name not in done for name in stage.uses)
+    for stage in wanted:
+        if stage.name is None:
+            continue
+        _merge_stage(stage, folder, keys, lambda stage: _parents(stage, opened, folder, allow_pickle), merge, tell)
+        if kept is None and stage.name not in done:
+            _free(stage, left, folder)
     if result is not None:
         tell("merging the result")
         work = hidden / RESULT
@@ -157,11 +164,11 @@ def _check_free(out: Path) -> None:
         raise ExportError(f"{out} exists and is not empty; name another folder or remove it first")
 
 
-def _needed(stages: Sequence[NamedRecipe]) -> list[NamedRecipe]:
-    """Return the stages that the result needs, itself included, in order."""
+def _needed(stages: Sequence[NamedRecipe], done: Collection[str | None]) -> list[NamedRecipe]:
+    """Return the stages that the result needs, itself included, in order; not what those that are done are made of."""
     wanted: set[str | None] = {None}
     for stage in reversed(stages):
-        if stage.name in wanted:
+        if stage.name in wanted and stage.name not in done:
             wanted |= set(stage.uses)
     return [stage for stage in stages if stage.name in wanted]
 
@@ -225,6 +232,15 @@ def _merge_stage(
         raise type(error)(f"{stage.where}: {stage.title}: {error}") from error
     (work / MARK).write_text(json.dumps({"made_of": keys[name]}) + "\n", encoding="utf-8")
     _move(work, destination)
+
+
+def _free(stage: NamedRecipe, left: Counter[str], folder: Path) -> None:
+    """Remove what a stage was made of and no other needs; ``left`` counts those that need each."""
+    for name in stage.uses:
+        left[name] -= 1
+        if not left[name]:
+            (folder / name / MARK).unlink(missing_ok=True)  # first: what remains after a kill is no finished stage
+            shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _made_of(folder: Path) -> str | None:

@@ -24,7 +24,7 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import YamlLexer
 
 from evomerge.recipes.path_text import path_in_words
-from evomerge.reports import estimates, surrogates, timings, tree, wording
+from evomerge.reports import archives, estimates, surrogates, timings, tree, wording
 from evomerge.reports.front_plots import front_figures, profile_figure
 from evomerge.reports.importance import FEWEST_TRIALS, GeneImportance, importance, over_depth, without_depth
 from evomerge.reports.paths import path_figure, path_note, winner_recipe
@@ -110,6 +110,10 @@ def render_report(summary: RunSummary) -> str:
         genes=_gene_panes(summary, figures),
         gene_note=_gene_note(summary),
         winner=_winner(summary, figures),
+        archives=[
+            (figures.add(f"archive-{index}", figure), caption)
+            for index, (figure, caption) in enumerate(archives.figures(summary.archives))
+        ],
         estimates=_estimates(summary, figures),
         surrogates=_surrogates(summary, figures),
         tree=_tree(summary),

@@ -15,7 +15,8 @@ from typing import Any
 import plotly.graph_objects as go
 
 from evomerge.errors import ConfigError
-from evomerge.recipes import PathStep, Recipe, parse_recipes, path_of
+from evomerge.recipes import PathStep, Recipe, parse_recipe, path_of
+from evomerge.recipes.files import STAGE_BREAK
 from evomerge.recipes.path_text import outside_in_words, scale_in_words
 from evomerge.reports.plots import COLOURS
 from evomerge.reports.summary import RunSummary
@@ -34,7 +35,7 @@ _SCALES_DRAWN = (0.4, 1.8)  # scales beyond look like these
 def winner_recipe(summary: RunSummary) -> Recipe | None:
     """Return the picked trial's recipe (of several stages, the last), or None if there is none to read."""
     try:
-        return parse_recipes(summary.winner_recipe_yaml or "")[-1].recipe
+        return parse_recipe((summary.winner_recipe_yaml or "").rpartition(STAGE_BREAK)[2])  # there may be thousands
     except ConfigError:  # written by another version; the report shows its text as it is
         return None
 

@@ -14,6 +14,7 @@ from typing import Literal
 
 from evomerge.fronts import Quality
 from evomerge.search_spaces.genes import Genome
+from evomerge.searchers.grids import GridArchive
 from evomerge.searchers.surrogates.explanation import Prediction, SurrogateFacts
 
 Direction = Literal["maximize", "minimize"]
@@ -321,7 +322,8 @@ class RunSummary:
     ``estimates`` is None where scores are exact, and before the items are chosen. ``quality`` is the front's after the
     last trial, None for a single objective; ``igd_plus`` holds (trial number, IGD+ up to that trial) where a front is
     known. ``surrogates`` is None unless the searcher fits any, and before it told of them. ``tree`` holds the merges of
-    a nested run, each after those that it merges.
+    a nested run, each after those that it merges. ``archives`` holds the grids of a searcher that fills niches, by what
+    their elites are judged by; elites are named by their trials.
     """
 
     name: str
@@ -350,6 +352,7 @@ class RunSummary:
     igd_plus: Sequence[tuple[int, float]] = ()
     surrogates: Surrogates | None = None
     tree: Sequence[MergeOfTwo] = ()
+    archives: Mapping[str, GridArchive] = field(default_factory=dict)
 
     @property
     def complete(self) -> list[TrialRow]:

@@ -9,6 +9,7 @@ so that equal recipes make equal models whichever run they come from.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from evomerge.errors import ConfigError, Problem, RunError
@@ -73,6 +74,11 @@ class LineageSpace:
     def genes(self) -> tuple[Gene, ...]:
         """The sources, then the genes of the crossover and of the mutation."""
         return self._genes
+
+    @property
+    def genes_of_founders(self) -> tuple[Gene, ...]:
+        """The genes of children of the parents alone, which mean something before any trial is told."""
+        return tuple(replace(g, high=-1) if g.name in SOURCES and isinstance(g, IntGene) else g for g in self._genes)
 
     def starting_points(self) -> list[Genome]:
         """Return the parents as they are."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -79,9 +80,8 @@ class CycleQdSearcher(LineageSearcher):
 
     def take(self, name: int, values: Mapping[str, float], items: Mapping[str, np.ndarray] | None) -> None:
         """Let the member into each archive in whose niche it is the best."""
-        for objective in self.objectives:
-            sign = 1.0 if objective.direction == "maximize" else -1.0
-            self.archives[objective.name].add(name, sign * values[objective.name], values)
+        for archive in self.archives.values():
+            archive.add(name, values)
 
     def crossing(self) -> Mapping[str, Value]:
         """Return weights near 1, which the crossover divides by their sum."""
@@ -123,7 +123,10 @@ def archives_of(config: CycleQdConfig, objectives: Sequence[ObjectiveSpec]) -> d
         raise ConfigError(Problem(what, "objectives", "name more, or use map-elites or m2n2"))
     axes = axes_of(objectives, config.grid, config.bins, closed_above=True)
     return {
-        objective.name: GridArchive([axis for axis in axes if axis.objective != objective]) for objective in objectives
+        objective.name: GridArchive(
+            [axis for axis in axes if axis.objective != objective], [replace(objective, weight=1.0)]
+        )
+        for objective in objectives
     }
 
 

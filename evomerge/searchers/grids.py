@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from evomerge.errors import ConfigError, Problem, suggest
 from evomerge.searchers.base import ObjectiveSpec
+from evomerge.searchers.results import weighted_cost
 
 Cell = tuple[int, ...]
 ROUNDING = 1e-9  # niches from a border up to which a value lies on it: 0.1 + 0.2 counts as 0.3
@@ -77,23 +78,24 @@ class GridArchive:
 
     Args:
         axes: along which the grid lies.
+        judges: the objectives whose weighted sum is a member's quality.
 
     Attributes:
         elites: cell → elite, in the order in which the cells were filled.
     """
 
-    def __init__(self, axes: Sequence[Axis]) -> None:
-        self.axes = tuple(axes)
+    def __init__(self, axes: Sequence[Axis], judges: Sequence[ObjectiveSpec]) -> None:
+        self.axes, self._judges = tuple(axes), tuple(judges)
         self.elites: dict[Cell, Elite] = {}
 
-    def add(self, name: int, quality: float, values: Mapping[str, float]) -> bool:
+    def add(self, name: int, values: Mapping[str, float]) -> bool:
         """Let a member into its cell if that is empty or its elite is worse, and return whether it is in.
 
         Args:
             name: of the member.
-            quality: what it is judged by, higher is better.
             values: objective → value.
         """
+        quality = -weighted_cost(self._judges, [values[objective.name] for objective in self._judges])
         cell = tuple(axis.niche(values[axis.objective.name]) for axis in self.axes)
         if cell in self.elites and not quality > self.elites[cell].quality:
             return False

@@ -6,17 +6,18 @@ crossed as in Abrantes et al. 2025 (https://arxiv.org/abs/2508.16204), who compa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 from pydantic import Field
 
-from evomerge.searchers.base import SEARCHERS, SearcherEntry, Setting
+from evomerge.searchers.base import SEARCHERS, ObjectiveSpec, SearcherEntry, Setting
 from evomerge.searchers.breeding import LineageConfig, LineageSearcher
 from evomerge.searchers.grids import AxisConfig, GridArchive, axes_of
-from evomerge.searchers.results import weighted_cost
 from evomerge.searchers.sampling import drawn, drawn_other
+
+QUALITY = "quality"
 
 
 class MapElitesConfig(LineageConfig):
@@ -31,16 +32,20 @@ class MapElitesConfig(LineageConfig):
 
 
 class MapElitesSearcher(LineageSearcher):
-    """Crosses elites of one grid; their quality is the weighted sum of the objectives."""
+    """Crosses elites of one grid; their quality is the weighted sum of the objectives.
+
+    Attributes:
+        archives: the only one, under "quality".
+    """
 
     def __init__(self, config: MapElitesConfig, setting: Setting) -> None:
         super().__init__(config, setting)
         self._by_quality = config.sampling == "quality"
-        self.archive = GridArchive(axes_of(setting.objectives, config.grid, config.bins))
+        self.archives = archives_of(config, setting.objectives)
 
     def sources(self) -> tuple[int, int] | None:
         """Return two elites."""
-        elites = list(self.archive.elites.values())
+        elites = list(self.archives[QUALITY].elites.values())
         if len(elites) < 2:
             return None
         qualities = np.array([max(elite.quality, 0.0) for elite in elites])
@@ -50,7 +55,16 @@ class MapElitesSearcher(LineageSearcher):
 
     def take(self, name: int, values: Mapping[str, float], items: Mapping[str, np.ndarray] | None) -> None:
         """Let the member into its niche if it is the best there."""
-        self.archive.add(name, -weighted_cost(self.objectives, list(values.values())), values)
+        self.archives[QUALITY].add(name, values)
+
+
+def archives_of(config: MapElitesConfig, objectives: Sequence[ObjectiveSpec]) -> dict[str, GridArchive]:
+    """Return the empty archive, under "quality".
+
+    Raises:
+        ConfigError: the grid names something that is no objective.
+    """
+    return {QUALITY: GridArchive(axes_of(objectives, config.grid, config.bins), objectives)}
 
 
 SEARCHERS.add(

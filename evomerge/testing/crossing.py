@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from evomerge.errors import RunError
-from evomerge.search_spaces.genes import FloatGene, Genome, Value
+from evomerge.search_spaces.genes import FloatGene, Genome, IntGene, Value
 from evomerge.search_spaces.lineage import SOURCES
 from evomerge.searchers.base import SEARCHERS, SearcherConfig, SearcherEntry, Setting
 from evomerge.searchers.results import InFlight, objective_values
@@ -18,7 +18,7 @@ from evomerge.searchers.results import InFlight, objective_values
 class CrossingConfig(SearcherConfig):
     """Seed members first, then random children of those that are told."""
 
-    kind: Literal["crossing"] = Field("crossing", description="the searcher's name")
+    kind: Literal["test-crossing"] = Field("test-crossing", description="the searcher's name")
     recent: int = Field(6, ge=1, description="trials that may be crossed: the last ones that did not fail")
 
 
@@ -43,8 +43,10 @@ class CrossingSearcher:
         drawn.sort(key=lambda number: -self._alive.get(number, 0.0))
         genome |= dict(zip(SOURCES, drawn, strict=True))
         for gene in self._setting.genes:
-            if isinstance(gene, FloatGene):
-                genome[gene.name] = float(self._generator.uniform(gene.low, gene.high))
+            if isinstance(gene, FloatGene):  # mostly small: much noise would leave nothing to inherit
+                genome[gene.name] = gene.low + float(self._generator.random() ** 4) * (gene.high - gene.low)
+            elif isinstance(gene, IntGene) and gene.name not in SOURCES:
+                genome[gene.name] = int(self._generator.integers(gene.low, gene.high, endpoint=True))
         return self._in_flight.asked(genome, None)
 
     def tell(
@@ -64,7 +66,7 @@ class CrossingSearcher:
 
 
 SEARCHERS.add(
-    "crossing",
+    "test-crossing",
     SearcherEntry(
         config=CrossingConfig,
         build=CrossingSearcher,

@@ -1,5 +1,7 @@
 """What any searcher must pass. Subclass ``SearcherTestCase`` and give its ``config`` fixture your configs.
 
+A searcher of lineage passes ``LineageSearcherTestCase``, with its own ``genes`` where `LINEAGE` does not suit it.
+
     class TestMine(SearcherTestCase):
         @pytest.fixture(params=[{}, {"population": 8}], ids=str)
         def config(self, request):
@@ -12,15 +14,17 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 import random
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import cycle
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -28,7 +32,16 @@ import pytest
 import evomerge
 from evomerge.errors import RunError
 from evomerge.search_spaces.genes import ChoiceGene, FloatGene, Gene, Genome, IntGene, Value
-from evomerge.searchers import ObjectiveSpec, Searcher, SearcherConfig, build_searcher, read_searcher
+from evomerge.search_spaces.lineage import LAST_TRIAL, SOURCES
+from evomerge.searchers import (
+    SEARCHERS,
+    ItemSearcher,
+    ObjectiveSpec,
+    Searcher,
+    SearcherConfig,
+    build_searcher,
+    read_searcher,
+)
 
 OBJECTIVES = (ObjectiveSpec("near", "maximize"), ObjectiveSpec("cost", "minimize", weight=0.5))
 MIXED: tuple[Gene, ...] = (
@@ -43,6 +56,17 @@ MIXED: tuple[Gene, ...] = (
 FLOATS: tuple[Gene, ...] = tuple(FloatGene(f"weight.layer{i}", -0.5, 1.5, 0.5) for i in range(5))
 SINGLE: tuple[Gene, ...] = (FloatGene("weight", -1.0, 3.0, 0.0),)
 SPACES = {"mixed": MIXED, "floats": FLOATS, "single": SINGLE}
+PARENTS = ("math", "japanese", "code")
+LINEAGE: tuple[Gene, ...] = (  # the sources, and the genes of every crossover and mutation that ships
+    *(IntGene(name, -len(PARENTS), LAST_TRIAL, -1 - place) for place, name in enumerate(SOURCES)),
+    FloatGene("weight", 0.0, 1.0, 0.5),
+    FloatGene("split", 0.0, 1.0, 1.0),
+    FloatGene("first.weight", 0.0, 2.0, 1.0),
+    FloatGene("second.weight", 0.0, 2.0, 1.0),
+    FloatGene("mutation.scale", 0.0, 1.0, 0.0),
+    IntGene("mutation.seed", 0, 2**31 - 1, 0),
+)
+ITEMS = 12
 
 
 @dataclass(frozen=True)
@@ -85,11 +109,54 @@ def drive(searcher: Searcher, evaluate: Evaluate, trials: int, in_flight: int = 
     return told
 
 
+def score_items(genome: Genome, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return scores of some items in [0, 1] for each of these objectives of a genome."""
+    digits = json.dumps(dict(genome), sort_keys=True).encode()
+    return {name: np.random.default_rng([*digits, place]).random(ITEMS) for place, name in enumerate(names)}
+
+
+class ToldItems:
+    """An `ItemSearcher` that is driven like any: the scores of the items are told along."""
+
+    def __init__(self, searcher: ItemSearcher) -> None:
+        self.searcher = searcher
+
+    def ask(self) -> dict[str, Value] | None:
+        """Return the searcher's genome."""
+        return self.searcher.ask()
+
+    def tell(
+        self,
+        genome: Genome,
+        objectives: Mapping[str, float] | None,
+        standard_errors: Mapping[str, float] | None = None,
+    ) -> None:
+        """Tell the searcher the items' scores too; none of a trial that failed or whose objectives are not finite."""
+        scores = None
+        if objectives is not None and all(map(math.isfinite, objectives.values())):
+            scores = score_items(genome, list(objectives))
+        self.searcher.tell(genome, objectives, standard_errors, scores)
+
+
+def built(
+    config: SearcherConfig,
+    genes: Sequence[Gene],
+    objectives: Sequence[ObjectiveSpec],
+    budget: int,
+    starting_points: Sequence[Genome] = (),
+) -> Searcher:
+    """Return a new searcher, told items' scores if it learns from them."""
+    searcher = build_searcher(config, genes, objectives, budget, starting_points, PARENTS)
+    return ToldItems(cast(ItemSearcher, searcher)) if SEARCHERS[config.kind].per_item else searcher
+
+
 def trace(request: str) -> str:
-    """Return, as JSON, the genomes of the search that ``request`` asks for: ``[module, config, trials]``."""
-    module, config, trials = json.loads(request)
+    """Return, as JSON, the genomes of the search that ``request`` asks for: ``[module, config, genes, trials]``."""
+    module, config, genes, trials = json.loads(request)
     importlib.import_module(module)
-    searcher = build_searcher(read_searcher(config), MIXED, OBJECTIVES, trials)
+    kinds = {kind.__name__: kind for kind in (FloatGene, IntGene, ChoiceGene)}
+    searched = [kinds[kind](**_with_tuples(fields)) for kind, fields in genes]
+    searcher = built(read_searcher(config), searched, OBJECTIVES, trials)
     return json.dumps([trial.genome for trial in drive(searcher, score_some, trials, in_flight=3)])
 
 
@@ -123,7 +190,7 @@ class SearcherTestCase:
         starting_points: Sequence[Genome] = (),
     ) -> Searcher:
         """Return a new searcher."""
-        return build_searcher(config, genes, objectives, budget or self.trials, starting_points)
+        return built(config, genes, objectives, budget or self.trials, starting_points)
 
     def test_genomes_are_plain_values_inside_the_bounds(self, config: SearcherConfig, genes: tuple[Gene, ...]) -> None:
         for trial in drive(self.build(config, genes), score_some, self.trials, in_flight=4):
@@ -183,10 +250,16 @@ class SearcherTestCase:
         for process in processes:
             process.communicate()
 
+    @property
+    def traced(self) -> Sequence[Gene]:
+        """The genes that are searched in other processes too."""
+        return MIXED
+
     def test_other_processes_propose_the_same(
         self, config: SearcherConfig, other_processes: list[subprocess.Popen[str]]
     ) -> None:
-        request = json.dumps([type(config).__module__, config.model_dump(), self.trials])
+        genes = [[type(gene).__name__, asdict(gene)] for gene in self.traced]
+        request = json.dumps([type(config).__module__, config.model_dump(), genes, self.trials])
         expected = trace(request)
         for process in other_processes:
             assert process.stdin is not None
@@ -286,10 +359,42 @@ class SearcherTestCase:
         assert capfd.readouterr() == ("", "")
 
 
+class LineageSearcherTestCase(SearcherTestCase):
+    """The contract of a searcher whose genomes name their sources; override ``genes`` and ``traced`` together."""
+
+    @pytest.fixture
+    def genes(self) -> tuple[Gene, ...]:
+        """The genes to search: the sources, and those of a crossover."""
+        return LINEAGE
+
+    @property
+    def traced(self) -> Sequence[Gene]:
+        """The genes that are searched in other processes too."""
+        return LINEAGE
+
+    @pytest.mark.parametrize("in_flight", [1, 5])
+    def test_sources_are_parents_or_told_trials_that_did_not_fail(
+        self, config: SearcherConfig, genes: tuple[Gene, ...], in_flight: int
+    ) -> None:
+        trials = drive(self.build(config, genes), score_some, self.trials, in_flight)
+        named = set()
+        for number, trial in enumerate(trials):
+            for source in (int(trial.genome[name]) for name in SOURCES):
+                named.add(source)
+                if source >= 0:
+                    assert source <= number - in_flight, f"trial {number} names trial {source}, which was not told yet"
+                    assert trials[source].objectives is not None, f"trial {source} failed"
+        assert any(source >= 0 for source in named), "no trial is ever crossed again"
+
+
+def _with_tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+
+
 def _corners(genes: Sequence[Gene]) -> list[dict[str, Value]]:
     lowest = {gene.name: gene.choices[0] if isinstance(gene, ChoiceGene) else gene.low for gene in genes}
     highest = {gene.name: gene.choices[-1] if isinstance(gene, ChoiceGene) else gene.high for gene in genes}
-    return [lowest, highest]
+    return [lowest, {name: -1 if name in SOURCES else value for name, value in highest.items()}]
 
 
 def _start_server(hash_seed: int, threads: int) -> subprocess.Popen[str]:

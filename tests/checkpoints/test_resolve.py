@@ -102,3 +102,9 @@ def test_pickles_are_downloaded_only_where_allowed_and_needed(hub, tmp_path):
     hub.clear()
     resolve("owner/model", allow_pickle=True)
     assert len(hub) == 1
+
+
+def test_a_trial_means_nothing_outside_its_run(hub):
+    with pytest.raises(CheckpointError, match=r"a trial, which means something inside its run alone; `evomerge recipe"):
+        resolve("trial:0123456789abcdef")
+    assert hub == []

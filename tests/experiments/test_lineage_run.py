@@ -21,23 +21,25 @@ from evomerge.errors import ConfigError, RunError
 from evomerge.experiments.export_run import describe, export
 from evomerge.experiments.front_file import read_front, recipe_of
 from evomerge.experiments.journal import Journal
+from evomerge.experiments.plan import plan
 from evomerge.experiments.preflight import prepare
 from evomerge.experiments.run import resume, start
 from evomerge.experiments.schema import ExperimentConfig, read_experiment
 from evomerge.experiments.staging import whole as stages_of
 from evomerge.experiments.summarise import summarise
 from evomerge.merging import InPlaceMerger
-from evomerge.merging.members import Members
+from evomerge.merging.members import SMALL, Members
 from evomerge.merging.stages import merge_stages
 from evomerge.recipes import pack_recipe, read_recipes, sources_of
 from evomerge.testing.tiny_experiment import SilentDisplay, tiny_experiment
+from evomerge.testing.tiny_models import tiny_family
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
 TRIALS = 16
 SETTINGS = (
-    "search_space={kind: lineage, crossover: slerp}",
-    "searcher={kind: crossing, seed: 3}",
+    "search_space={kind: lineage, crossover: m2n2, mutation: gaussian}",
+    "searcher={kind: test-crossing, seed: 3}",
     f"budget.trials={TRIALS}",
     "workers.count=2",
     "workers.threads=1",
@@ -64,7 +66,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_experiment(tmp_path_factory.mktemp("tiny")).parent
+    folder = tiny_experiment(tmp_path_factory.mktemp("tiny")).parent
+    tiny_family(folder / "models", hidden=160)
+    assert (folder / "models" / "a" / "model.safetensors").stat().st_size > SMALL  # members are kept in files
+    return folder
 
 
 def experiment(folder: Path, *more: str) -> ExperimentConfig:
@@ -199,10 +204,11 @@ def test_a_changed_experiment_is_not_taken_for_the_lineage(whole: Path, tmp_path
 def test_responses_that_are_gone_stop_a_replay(folder: Path, whole: Path) -> None:
     out = folder / "lost"
     shutil.copytree(whole, out)
-    lost = out / "responses" / "search" / f"{trials(whole)[5][3]}.json"
-    lost.unlink()
+    hashes = [recipe_hash for *_, recipe_hash in trials(whole)]
+    number = next(n for n in range(5, TRIALS) if hashes.count(hashes[n]) == 1)
+    (out / "responses" / "search" / f"{hashes[number]}.json").unlink()
     (out / "confirmation.json").unlink()
-    with pytest.raises(RunError, match=r"the responses of trial 5 are gone"):
+    with pytest.raises(RunError, match=rf"the responses of trial {number} are gone"):
         resume(out, SilentDisplay())
 
 
@@ -228,13 +234,20 @@ def test_item_scores_are_those_of_the_items_and_higher_is_better(folder: Path, w
         ("searcher=nsga2", "cannot choose which earlier trials are crossed"),
         ("search_space={kind: parameter, method: linear}", "crosses earlier trials, which a parameter space"),
         ("search_space.crossover=marriage", "unknown crossover 'marriage'"),
-        ("fitness.estimate={method: anchor, items: 4}", "learns from every item"),
+        ("fitness.estimate={kind: raw, items: 4}", "learns from every item"),
         ("merge.tokenizer_source=union", "merge.tokenizer_source cannot be had"),
     ],
 )
 def test_what_cannot_work_is_refused_before_any_work(folder: Path, override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         prepare(experiment(folder, override))
+
+
+@pytest.mark.slow
+def test_what_a_run_would_take_is_told(folder: Path) -> None:
+    found = plan(experiment(folder), folder / "planned", SilentDisplay())
+    assert found.problems == ()
+    assert found.time is not None
 
 
 @pytest.mark.slow

@@ -221,3 +221,11 @@ def test_every_section_is_separated_by_a_blank_line(card: CardData) -> None:
     heads = [i for i, line in enumerate(lines) if line.startswith("## ")]
     assert len(heads) >= 3
     assert all(lines[i - 1] == lines[i + 1] == "" for i in heads)
+
+
+def test_a_merge_in_many_stages_leaves_them_to_its_recipe() -> None:
+    named = tuple(NamedRecipe(RECIPE, f"stage-{number}") for number in range(20))
+    text = render_card(dataclasses.replace(PLAIN, stages=(*named, NamedRecipe(RECIPE))))
+    assert "It is made in 21 stages, all of which `recipe.yaml` holds." in text
+    assert "This is the last of its 21 stages; `recipe.yaml` holds them all" in text
+    assert "stage-7" not in text

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from evomerge.checkpoints import TensorSpec
 from evomerge.checkpoints.weight_store import SUFFIX, WeightStore, evict
 from evomerge.merging import InPlaceMerger, Parents
-from evomerge.merging.members import Members, MissingRecipesError
+from evomerge.merging.members import Members, MissingRecipesError, member_problems
 from evomerge.merging.stages import merge_stages
 from evomerge.recipes import (
     NamedRecipe,
@@ -82,8 +82,10 @@ def replayed(
     return {trial: load_file(out / trial_reference(trial) / "model.safetensors") for trial in lineage}
 
 
-def members(family: Mapping[str, str], lineage: Mapping[str, Recipe], root: Path, limit: int = PLENTY) -> Members:
-    found = Members(Parents.open(list(family.values())), family["base"], limit, root)
+def members(
+    family: Mapping[str, str], lineage: Mapping[str, Recipe], root: Path, limit: int = PLENTY, small: int = 0
+) -> Members:
+    found = Members(Parents.open(list(family.values())), family["base"], limit, root, small)
     found.learn({trial: pack_recipe(recipe) for trial, recipe in lineage.items()})
     return found
 
@@ -124,6 +126,24 @@ def test_members_are_what_a_replay_makes_whatever_is_kept(
             assert_equal(found[trial_reference(trial)], replayed[trial])
         assert sum(path.stat().st_size for path in kept(tmp_path)) <= limit
     assert bool(kept(tmp_path)) == (budget in ("plenty", "two models"))
+
+
+@pytest.mark.parametrize("models", [0, 2, 100])
+def test_small_members_are_kept_in_memory_alone(
+    models: int,
+    family: Mapping[str, str],
+    lineage: Mapping[str, Recipe],
+    replayed: Mapping[str, Mapping[str, torch.Tensor]],
+    tmp_path: Path,
+) -> None:
+    size = sum(tensor.nbytes for tensor in next(iter(replayed.values())).values())
+    opener = members(family, lineage, tmp_path, models * size, small=size)
+    for trial in list(lineage)[-6:]:
+        (opened,) = opener.of(child_of(trial)).values()
+        assert_equal(opened, replayed[trial])
+    (again,) = opener.of(child_of(trial)).values()
+    assert (again is opened) == (models > 0)
+    assert kept(tmp_path) == []
 
 
 def test_the_resident_model_equals_the_replay(
@@ -212,7 +232,7 @@ def test_other_parents_under_the_same_names_have_members_of_their_own(
     family: Mapping[str, str], lineage: Mapping[str, Recipe], tmp_path: Path
 ) -> None:
     ours = members(family, lineage, tmp_path)
-    theirs = Members(Parents.open([family["a"], family["b"]]), family["a"], PLENTY, tmp_path)
+    theirs = Members(Parents.open([family["a"], family["b"]]), family["a"], PLENTY, tmp_path, 0)
     last = list(lineage)[-1]
     ours.of(child_of(last))
     with pytest.raises(MissingRecipesError):
@@ -221,7 +241,7 @@ def test_other_parents_under_the_same_names_have_members_of_their_own(
 
 def _race(family: Mapping[str, str], packed: Mapping[str, str], root: Path, limit: int, seed: int) -> None:
     torch.set_num_threads(1)
-    opener = Members(Parents.open(list(family.values())), family["base"], limit, root)
+    opener = Members(Parents.open(list(family.values())), family["base"], limit, root, 0)
     opener.learn(packed)
     draw = random.Random(seed)
     for _ in range(15):
@@ -294,3 +314,13 @@ def test_a_disk_that_is_full_leaves_nothing_behind(tmp_path: Path, monkeypatch: 
 
 def _full(*arguments: object) -> None:
     raise OSError(28, "No space left on device")
+
+
+def test_parents_whose_children_would_differ_in_shape_are_refused(family: Mapping[str, str], tmp_path: Path) -> None:
+    fit = Parents.open(list(family.values())).checkpoints
+    assert member_problems(fit) == []
+    other = str(tiny_family(tmp_path, hidden=16, vocab=72, parents=1, dtype=dtype_of(family))["a"])
+    (problem,) = member_problems({**fit, **Parents.open([other]).checkpoints})
+    assert problem.where == other
+    assert "tensor lm_head.weight is (64, 16)" in problem.what or "embed_tokens.weight is (64, 16)" in problem.what
+    assert "(72, 16)" in problem.what

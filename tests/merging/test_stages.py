@@ -165,3 +165,47 @@ slices: [{sources: [{model: tall, layer_range: [0, LAST]}]}]
         merge_stages(stages(text.replace("LAST", "4")), tmp_path / "out")
     out = merge_stages(stages(text.replace("LAST", "3")), tmp_path / "out")
     assert "model.layers.2.mlp.up_proj.weight" in weights(out)
+
+
+def test_a_stage_goes_once_nothing_needs_it_any_more(stages: Texts, tmp_path: Path) -> None:
+    texts = ["name: s0\nmerge_method: linear\nmodels: [{model: $a}, {model: $b}]\nparameters: {weight: 0.5}\n"]
+    for number in range(1, 6):
+        texts.append(texts[0].replace("s0", f"s{number}").replace("$a", f"s{number - 1}"))
+    texts.append(texts[0].removeprefix("name: s0\n").replace("$a", "s5"))
+    there: list[list[str]] = []
+
+    def merge(recipe: Recipe, out: Path, parents: Parents) -> Path:
+        there.append(sorted(path.name for path in (tmp_path / ".out.stages").glob("s*")))
+        return merge_to_folder(recipe, out, parents=parents)
+
+    merge_stages(stages("---\n".join(texts)), tmp_path / "out", merge=merge)
+    assert there == [[], *([f"s{number}"] for number in range(6))]
+
+
+def test_after_a_failure_what_finished_stages_were_made_of_is_not_made_again(stages: Texts, tmp_path: Path) -> None:
+    text = """
+name: one
+merge_method: linear
+models: [{model: $a}, {model: $b}]
+parameters: {weight: 0.5}
+---
+name: two
+merge_method: linear
+models: [{model: one}, {model: $c}]
+parameters: {weight: 0.5}
+---
+name: three
+merge_method: linear
+models: [{model: two}, {model: $c}]
+parameters: {weight: 0.5}
+---
+merge_method: linear
+models: [{model: three}]
+parameters: {weight: 1}
+"""
+    failing, again = Counting(fail_at=".three.merging"), Counting()
+    with pytest.raises(MergeError, match="killed"):
+        merge_stages(stages(text), tmp_path / "out", merge=failing)
+    assert failing.done == [".one.merging", ".two.merging"]
+    merge_stages(stages(text), tmp_path / "out", merge=again)
+    assert again.done == [".three.merging", "result"]

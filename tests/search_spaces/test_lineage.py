@@ -49,6 +49,13 @@ def test_it_starts_from_the_parents_as_they_are() -> None:
     assert {recipe.merge_method for recipe in recipes} == {"passthrough"}
 
 
+def test_children_of_the_parents_alone_have_genes_of_their_own() -> None:
+    space = built()
+    sources = [gene for gene in space.genes_of_founders if gene.name in ("first", "second")]
+    assert [(gene.low, gene.high) for gene in sources] == [(-3, -1)] * 2
+    assert [gene.name for gene in space.genes_of_founders] == [gene.name for gene in space.genes]
+
+
 def test_a_source_is_a_parent_or_the_hash_of_an_earlier_recipe() -> None:
     space = built()
     seed = space.express(child(space, -2, -2))

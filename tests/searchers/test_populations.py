@@ -6,7 +6,7 @@ script beside it).
 
 import json
 import math
-from collections import Counter
+from collections import Counter, deque
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,12 +22,57 @@ from evomerge.searchers.fitness_sharing import attraction, gains
 from evomerge.searchers.grids import Axis, AxisConfig, GridArchive, axes_of
 from evomerge.searchers.m2n2 import item_shares
 from evomerge.searchers.sampling import drawn, drawn_other
-from evomerge.testing.lineages import LINEAGE, bred
+from evomerge.testing.searchers import Told
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "references" / "population_searchers.json").read_text())
 NICHES, CYCLE, PYRIBS = REFERENCE["natural_niches"], REFERENCE["cycle_qd"], REFERENCE["pyribs"]
 UP = (ObjectiveSpec("math", "maximize"), ObjectiveSpec("code", "maximize"), ObjectiveSpec("japanese", "maximize"))
 ONE = UP[:1]
+
+LINEAGE = (  # three parents, and the genes of every crossover and mutation that ships
+    IntGene("first", -3, 10_000_000, -1),
+    IntGene("second", -3, 10_000_000, -2),
+    FloatGene("weight", 0.0, 1.0, 0.5),
+    FloatGene("split", 0.0, 1.0, 1.0),
+    FloatGene("first.weight", 0.0, 2.0, 1.0),
+    FloatGene("second.weight", 0.0, 2.0, 1.0),
+    FloatGene("mutation.scale", 0.0, 1.0, 0.0),
+    IntGene("mutation.seed", 0, 2**31 - 1, 0),
+)
+ITEMS = 40
+
+
+def items_of(objectives):
+    """Return scores of items, 0 or 1, about as many of them 1 as each objective says; which ones, its digits decide."""
+    return {
+        name: (np.random.default_rng(hash(value) % 2**32).random(ITEMS) < value).astype(np.float64)
+        for name, value in objectives.items()
+    }
+
+
+def bred(searcher, evaluate, trials, in_flight=1):
+    """Run ``trials`` trials as an experiment does: at most ``in_flight`` open, results told in ask order.
+
+    ``evaluate`` takes the number of the trial and its genome.
+    """
+    told = []
+    asked = deque()
+    while len(told) < trials:
+        while len(asked) < in_flight and len(told) + len(asked) < trials:
+            genome = searcher.ask()
+            if genome is None:
+                break
+            for source in (genome["first"], genome["second"]):
+                known = isinstance(source, int) and source < len(told)
+                assert known, f"trial {source} is named as a source, which was not told"
+                assert source < 0 or told[source].objectives is not None, f"trial {source} failed, and is named"
+            asked.append(genome)
+        assert asked, "ask() returned None although no trial is in flight"
+        genome = asked.popleft()
+        objectives = evaluate(len(told), genome)
+        searcher.tell(genome, objectives, None, None if objectives is None else items_of(objectives))
+        told.append(Told(genome, objectives))
+    return told
 
 
 def searcher(objectives=UP, genes=LINEAGE, **config):
@@ -108,24 +153,27 @@ def test_the_second_source_is_drawn_by_what_it_adds(attracted):
     assert pairs[0, 2] > 0
 
 
-def test_scores_below_zero_and_missing_ones_are_refused():
-    with pytest.raises(RunError, match=r"scores must be 0 or more, but 'math' has -0\.5"):
-        searcher(ONE, kind="m2n2").take(0, {}, {"math": np.array([0.0, -0.5])})
+def test_scores_below_zero_are_counted_from_the_worst_members():
+    found = searcher(ONE, kind="m2n2")
+    for number, row in enumerate([[-3.0, 0.5], [-1.0, 0.25]]):
+        found.take(number, {"math": 0.0}, {"math": np.array(row)})
+    np.testing.assert_allclose(found._gains(found.scores), [[0.0, 2 / 3], [1.0, 1 / 3]])
+
+
+def test_missing_scores_are_refused():
     with pytest.raises(RunError, match="none were told"):
         searcher(ONE, kind="m2n2").take(0, {}, None)
-    with pytest.raises(ConfigError, match="'loss' is to be minimised"):
-        searcher((ObjectiveSpec("loss", "minimize"),), kind="m2n2")
 
 
 # --- grids
 
 
 def test_the_grid_keeps_what_pyribs_keeps():
-    names = ("x", "y")
-    objectives = [ObjectiveSpec(name, "maximize") for name in names]
-    archive = GridArchive([Axis(objectives[0], 0.0, 1.0, 5), Axis(objectives[1], -1.0, 3.0, 4)])
+    x, y, quality = (ObjectiveSpec(name, "maximize") for name in ("x", "y", "quality"))
+    archive = GridArchive([Axis(x, 0.0, 1.0, 5), Axis(y, -1.0, 3.0, 4)], [quality])
     for number, step in enumerate(PYRIBS["steps"]):
-        assert archive.add(number, step["quality"], dict(zip(names, step["values"], strict=True))) == step["added"]
+        values = {"x": step["values"][0], "y": step["values"][1], "quality": step["quality"]}
+        assert archive.add(number, values) == step["added"]
     found = {cell: (elite.name, elite.quality) for cell, elite in archive.elites.items()}
     assert found == {tuple(each["cell"]): (each["name"], each["quality"]) for each in PYRIBS["elites"]}
     assert archive.coverage == PYRIBS["coverage"]
@@ -161,11 +209,10 @@ def test_niches_are_numbered_from_the_worst_and_ends_are_closed():
 
 def test_elites_never_get_worse_and_the_archive_never_outgrows_its_grid():
     axes = axes_of(UP[:2], {"math": AxisConfig(low=0.2, high=0.8, bins=3)}, 4)
-    archive, before = GridArchive(axes), {}
+    archive, before = GridArchive(axes, UP[2:]), {}
     generator = np.random.default_rng(5)
     for number in range(500):
-        values = dict(zip(("math", "code"), generator.random(2).tolist(), strict=True))
-        archive.add(number, float(generator.random()), values)
+        archive.add(number, dict(zip(("math", "code", "japanese"), generator.random(3).tolist(), strict=True)))
         assert all(archive.elites[cell].quality >= elite.quality for cell, elite in before.items())
         before = dict(archive.elites)
     assert len(archive.elites) == archive.cells == 12
@@ -184,9 +231,9 @@ def test_a_grid_over_something_else_is_refused():
 
 @pytest.mark.parametrize("case", CYCLE["elites"])
 def test_elites_are_drawn_with_the_authors_probabilities(case):
-    archive = GridArchive([Axis(UP[1], 0.0, 6.0, 6), Axis(UP[2], 0.0, 6.0, 6)])
+    archive = GridArchive([Axis(UP[1], 0.0, 6.0, 6), Axis(UP[2], 0.0, 6.0, 6)], UP[:1])
     for name, (cell, quality) in enumerate(zip(case["cells"], case["qualities"], strict=True)):
-        archive.add(name, quality, {"code": cell[0] + 0.5, "japanese": cell[1] + 0.5})
+        archive.add(name, {"math": quality, "code": cell[0] + 0.5, "japanese": cell[1] + 0.5})
     weights = elite_weights(archive)
     np.testing.assert_allclose(weights / weights.sum(), case["probabilities"], rtol=1e-14)
 
@@ -206,8 +253,8 @@ def test_each_objective_has_an_archive_over_the_others():
 def test_archives_take_turns():
     found = searcher(kind="cycle-qd", swap=2, sampling="random")
     for turn, archive in enumerate(found.archives.values()):
-        archive.add(2 * turn, 0.5, {"math": 0.1, "code": 0.1, "japanese": 0.1})
-        archive.add(2 * turn + 1, 0.5, {"math": 0.9, "code": 0.9, "japanese": 0.9})
+        archive.add(2 * turn, {"math": 0.1, "code": 0.1, "japanese": 0.1})
+        archive.add(2 * turn + 1, {"math": 0.9, "code": 0.9, "japanese": 0.9})
     turns = []
     for found.children in range(12):
         turns.append({source // 2 for source in found.sources()})
@@ -227,7 +274,7 @@ def test_an_archive_with_one_elite_borrows_from_the_others():
     assert found.sources() is None
     found.take(0, {"math": 0.5, "code": 0.5, "japanese": 0.5}, None)
     assert found.sources() is None
-    found.archives["code"].add(1, 0.9, {"math": 0.9, "code": 0.9, "japanese": 0.9})
+    found.archives["code"].add(1, {"math": 0.9, "code": 0.9, "japanese": 0.9})
     assert sorted(found.sources()) == [0, 1]
 
 
@@ -310,7 +357,7 @@ def test_quality_is_the_weighted_sum_of_the_objectives():
     objectives = (ObjectiveSpec("math", "maximize", 2.0), ObjectiveSpec("loss", "minimize", 0.5))
     found = searcher(objectives, kind="map-elites", grid={"loss": {"high": 4.0}})
     found.take(0, {"math": 0.61, "loss": 2.0}, None)
-    assert found.archive.elites[6, 5].quality == pytest.approx(2 * 0.61 - 0.5 * 2.0)
+    assert found.archives["quality"].elites[6, 5].quality == pytest.approx(2 * 0.61 - 0.5 * 2.0)
 
 
 # --- what all of them keep to
