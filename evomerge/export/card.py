@@ -21,7 +21,6 @@ from evomerge.export.card_data import CardData, Comparison, EstimateInfo, Parent
 from evomerge.export.licences import front_matter, resolve_licence
 from evomerge.export.tokens import token_disagreements
 from evomerge.merging import METHODS
-from evomerge.merging.optional import donor_of
 from evomerge.merging.vocabulary import read_json
 from evomerge.recipes import NamedRecipe, Recipe, stages_to_mergekit, write_recipes
 from evomerge.recipes.path_text import path_in_words, recipe_in_words
@@ -86,7 +85,7 @@ def describe(
         languages=_union(card.get("language") for card in cards),
         datasets=_union(card.get("datasets") for card in cards),
         notes=(*token_disagreements(folders), *notes),
-        plain=names_no_architecture(read_json(folders[donor_of(recipe)] / "config.json")),
+        plain=all(names_no_architecture(read_json(folder / "config.json")) for folder in folders.values()),
         **search,
     )
 
