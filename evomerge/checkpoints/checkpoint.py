@@ -38,7 +38,8 @@ class Checkpoint:
     other processes.
 
     Args:
-        folder: a folder with ``config.json`` and safetensors, sharded or not.
+        folder: a folder with safetensors, sharded or not, and the ``config.json`` of a model of transformers; without
+            one it holds plain tensors.
         name: what messages call it; the folder by default.
         allow_pickle: read pickled weights where there are no safetensors. PyTorch's restricted unpickler is used,
             which makes tensors and nothing else.
@@ -80,6 +81,11 @@ class Checkpoint:
             self._views[name] = self._files.tensor(self.tensors[name])
         return self._views[name]
 
+    @cached_property
+    def is_plain(self) -> bool:
+        """Whether these are tensors alone: there is no config, or one that names no architecture of transformers."""
+        return names_no_architecture(self.config)
+
     @property
     def folders(self) -> tuple[Path, ...]:
         """Every folder that the weights come from; an adapted model has two."""
@@ -112,6 +118,18 @@ class Checkpoint:
         return [name for name in self.tensors if not all_finite(self.tensor(name))]
 
 
+def names_no_architecture(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json (empty if there is none) names nothing that transformers or a model's own code builds."""
+    if config.get("architectures") or config.get("auto_map"):
+        return False
+    kind = config.get("model_type")
+    if kind is None:
+        return True
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    return kind not in CONFIG_MAPPING_NAMES
+
+
 def digest_files(digest: Digest, infos: Collection[TensorInfo]) -> None:
     """Add the headers, sizes and some samples of the files that hold these tensors to a digest."""
     for info in infos:
@@ -140,12 +158,13 @@ def _read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        hint = (
-            f"a LoRA adapter; name it as BASE+{folder}"
-            if (folder / "adapter_config.json").is_file()
-            else ("name a folder of a whole model")
-        )
-        raise CheckpointError(f"{folder}: config.json is missing; {hint}") from None
+        if (folder / "adapter_config.json").is_file():
+            hint = f"a LoRA adapter; name it as BASE+{folder}"
+            raise CheckpointError(f"{folder}: config.json is missing; {hint}") from None
+        if any(folder.glob("tokenizer*")):
+            hint = "a language model's folder has one; copy or download it again"
+            raise CheckpointError(f"{folder}: config.json is missing; {hint}") from None
+        return {}  # plain tensors
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file}: cannot be read as JSON ({error}); copy or download it again") from error
     if not isinstance(config, dict):

@@ -189,4 +189,4 @@ def _unindexed(folder: Path) -> list[Path]:
             f"with transformers: AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER), or allow "
             f"this model by its name in the recipe: --allow-pickle MODEL"
         )
-    raise CheckpointError(f"{folder}: no *.safetensors file; a parent is a folder that transformers can load")
+    raise CheckpointError(f"{folder}: no *.safetensors file; a parent is a folder that holds its weights in one")

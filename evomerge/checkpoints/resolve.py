@@ -13,12 +13,14 @@ from evomerge.errors import CheckpointError, suggest
 from evomerge.recipes import trial_of
 
 ZOO_VERSION = "1"  # raised when the zoo's models change, so that old caches are not taken for new ones
+DIGITS_VERSION = "1"  # the same of its networks for digits
 DOWNLOADED = (
     *("*.safetensors", "*.json", "*.model", "*.jinja", "*.txt", "*.tiktoken", "tokenizer*"),
     *("README.md", "LICEN*"),  # a merge's licence is read from them
 )
 PICKLED = ("pytorch_model*.bin", "adapter_model.bin")
 NOT_DOWNLOADED = ("original/*", "consolidated*", "onnx/*", "*.gguf")
+DIGITS = "zoo/digits/"  # before the name of a network for digits
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -34,13 +36,19 @@ def zoo_folder() -> Path:
     return cache_folder() / "zoo" / ZOO_VERSION
 
 
+def digits_folder() -> Path:
+    """Return where the zoo's networks for digits of this version lie, built or not."""
+    return cache_folder() / "zoo" / f"digits-{DIGITS_VERSION}"
+
+
 def resolve(
     reference: str, *, offline: bool = False, base_folder: Path | None = None, allow_pickle: bool = False
 ) -> Path:
     """Return the folder of the model that ``reference`` names; downloads it when it is a Hub id.
 
-    Tried in this order: an existing folder, a model of the zoo (``zoo/base``), a Hub id (``owner/name`` or
-    ``owner/name@revision``). Of ``MODEL+ADAPTER`` it is the folder of the model, which has config and tokenizer.
+    Tried in this order: an existing folder, a model of the zoo (``zoo/base``, ``zoo/digits/low``), a Hub id
+    (``owner/name`` or ``owner/name@revision``). Of ``MODEL+ADAPTER`` it is the folder of the model, which has config
+    and tokenizer.
 
     Args:
         offline: look for Hub ids in the local cache only (``HF_HUB_OFFLINE=1`` does the same).
@@ -88,13 +96,15 @@ def _neighbours(reference: str, base_folder: Path | None) -> str:
 
 
 def _zoo_model(reference: str) -> Path:
-    folder = zoo_folder()
-    built = [f"zoo/{p.name}" for p in folder.iterdir() if (p / "config.json").is_file()] if folder.is_dir() else []
+    digits = reference.startswith(DIGITS)
+    prefix, folder = (DIGITS, digits_folder()) if digits else ("zoo/", zoo_folder())
+    built = sorted({f"{prefix}{file.parent.name}" for file in folder.glob("*/*.safetensors")})
     if not built:
-        raise CheckpointError(f"{reference!r}: the zoo is not built (no models in {folder}); run `evomerge zoo build`")
+        command = "evomerge zoo build digits" if digits else "evomerge zoo build"
+        raise CheckpointError(f"{reference!r}: the zoo is not built (no models in {folder}); run `{command}`")
     if reference not in built:
         raise CheckpointError(f"{reference!r}: no such model in the zoo ({folder}); {suggest(reference, built)}")
-    return folder / reference.removeprefix("zoo/")
+    return folder / reference.removeprefix(prefix)
 
 
 def _download(

@@ -85,7 +85,9 @@ class Skeleton:
 
 
 def skeleton(checkpoint: Checkpoint) -> Skeleton | None:
-    """Return what transformers knows of this model; None if it cannot build it (own code, unknown architecture)."""
+    """Return what transformers knows of this model; None if it cannot build it (plain tensors, own code)."""
+    if checkpoint.is_plain:
+        return None
     important = {name: value for name, value in checkpoint.config.items() if name not in _UNIMPORTANT}
     try:
         return _skeleton(json.dumps(important, sort_keys=True), checkpoint.folder)

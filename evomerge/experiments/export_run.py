@@ -22,7 +22,7 @@ from evomerge.experiments.run_folder import RunFolder
 from evomerge.experiments.schema import PICK, PICKS
 from evomerge.experiments.summarise_stages import check_last_began, earlier_stages
 from evomerge.export.card_data import CardData
-from evomerge.export.folder import verify_loads, write_model
+from evomerge.export.folder import read_plain, verify_loads, write_model
 from evomerge.fitness import Responses
 from evomerge.merging import Parents
 from evomerge.merging.members import Members
@@ -123,7 +123,8 @@ def export(path: Path, out: Path | None, number: int, report: Callable[[str], No
     report(f"writing {called} to {folder}")
     parents = _with_sources(recipe, prepared, card.stages)
     write_model(recipe, folder, card=card, parents=parents, overwrite=out is None)
-    report("loading it with transformers alone and asking it the same items")
+    alone = "" if prepared.parents[prepared.donor].is_plain else " with transformers alone"
+    report(f"loading it{alone} and asking it the same items")
     journal = Journal.read(RunFolder(path).journal)
     try:
         checked = _verify(RunFolder(path), folder, recipe, prepared, journal.facts())
@@ -157,9 +158,12 @@ def _verify(folder: RunFolder, out: Path, recipe: Recipe, prepared: Prepared, fa
     torch.set_num_threads(facts["placement"]["threads"])
     prepared.fitness.use_batch_sizes(facts.get("batch_sizes", {}))
     model: Any
-    model, tokenizer = verify_loads(out)
+    if prepared.parents[prepared.donor].is_plain:
+        model, tokenizer = read_plain(out), None
+    else:
+        model, tokenizer = verify_loads(out)
     if facts["placement"]["device"] == "cuda" and torch.cuda.is_available():
-        model = model.to("cuda")
+        model = {n: t.cuda() for n, t in model.items()} if isinstance(model, dict) else model.to("cuda")
     checked = 0
     for split in SPLITS:
         stored = ResponseStore(folder.responses / split).read(recipe.hash)

@@ -108,6 +108,8 @@ def _models_of_stages(experiment: ExperimentConfig) -> int:
 def _lengths(prepared: Prepared) -> Mapping[str, Lengths]:
     """Return how long the inputs are, by task; empty if there is no tokenizer to tell."""
     seen = prepared.parents.viewed(prepared.like)
+    if seen[prepared.donor].is_plain:
+        return {}
     tokenizer = merged_tokenizer(prepared.like, seen.checkpoints)
     donor = seen[prepared.donor]
     try:

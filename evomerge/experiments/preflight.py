@@ -262,6 +262,8 @@ def common_dtype(parents: Parents) -> str:
 
 def _problems_of(recipe: Recipe, parents: Parents, fitness: Fitness | None) -> list[Problem]:
     """Return what is wrong with the recipe, with all models together, and with the tasks for their tokenizer."""
+    if problems := _mixed(parents):
+        return problems
     problems = check_recipe(recipe, parents)
     try:
         seen = parents.viewed(recipe)
@@ -276,10 +278,21 @@ def _problems_of(recipe: Recipe, parents: Parents, fitness: Fitness | None) -> l
         return [*problems, Problem(str(error))]
     if fitness is None or problems:
         return problems
+    donor = recipe.base_model or recipe.parents()[0]
+    if parents[donor].is_plain:
+        return fitness.plain_problems()
     if tokenizer is None:
-        donor = recipe.base_model or recipe.parents()[0]
         return [Problem("it has no tokenizer", donor, "use a folder that holds the model's tokenizer too")]
     return fitness.problems(tokenizer)
+
+
+def _mixed(parents: Parents) -> list[Problem]:
+    """Return a problem for each model that is plain tensors where others are models of transformers."""
+    plain = [reference for reference, checkpoint in parents.checkpoints.items() if checkpoint.is_plain]
+    if len(plain) in (0, len(parents.checkpoints)):
+        return []
+    what = "a folder of plain tensors (no config.json that names an architecture), and other models here are not"
+    return [Problem(what, reference, "add its config.json, if it is a model of transformers") for reference in plain]
 
 
 def ends_of(space: SearchSpace) -> tuple[Recipe, Recipe]:

@@ -94,6 +94,7 @@ class RunWorkers:
             like=write_recipe(self._prepared.like),
             devices=placement.devices_per_worker,
             overlap=placement.device == "cuda" if config.overlap is None else config.overlap,
+            batch=config.batch,
             members_bytes=int(config.members_gb * 10**9),
         )
         pool = Pool(

@@ -66,6 +66,11 @@ class WorkersConfig(Strict):
         description="merge the next trial while one is evaluated, if memory holds two models; default: on GPUs",
     )
 
+    batch: int | None = Field(
+        default=None,
+        ge=1,
+        description="recipes given to a worker at once, where the fitness takes batches; default: by the models' size",
+    )
     members_gb: float = Field(
         default=64.0,
         ge=0,

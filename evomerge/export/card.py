@@ -15,15 +15,18 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from evomerge import __version__
 from evomerge.checkpoints import Checkpoint, resolve
+from evomerge.checkpoints.checkpoint import names_no_architecture
 from evomerge.errors import ConfigError
 from evomerge.export.card_data import CardData, Comparison, EstimateInfo, ParentInfo, Score, ScoreRow, SearchInfo
 from evomerge.export.licences import front_matter, resolve_licence
 from evomerge.export.tokens import token_disagreements
 from evomerge.merging import METHODS
+from evomerge.merging.vocabulary import read_json
 from evomerge.recipes import NamedRecipe, Recipe, stages_to_mergekit, write_recipes
 from evomerge.recipes.path_text import path_in_words, recipe_in_words
 
 TAGS = ("merge", "evomerge")
+PLAIN_LIBRARY = "safetensors"  # what reads a folder of plain tensors
 ROUTING = "layer routing; Akiba et al. 2025, https://arxiv.org/abs/2403.13187"
 MERGE3 = "MERGE³, Mencattini et al. 2025, https://arxiv.org/abs/2502.10436"
 MOST_STAGES = 12  # that a card tells one by one
@@ -82,6 +85,7 @@ def describe(
         languages=_union(card.get("language") for card in cards),
         datasets=_union(card.get("datasets") for card in cards),
         notes=(*token_disagreements(folders), *notes),
+        plain=all(names_no_architecture(read_json(folder / "config.json")) for folder in folders.values()),
         **search,
     )
 
@@ -122,8 +126,8 @@ def metadata(card: CardData) -> ModelCardData:
     return ModelCardData(
         language=list(card.languages) or None,
         datasets=list(card.datasets) or None,
-        library_name="transformers",
-        pipeline_tag="text-generation",
+        library_name=PLAIN_LIBRARY if card.plain else "transformers",
+        pipeline_tag=None if card.plain else "text-generation",
         tags=[*TAGS, *(["mergekit-compatible"] if _mergekit_reads(card) else [])],
         **fields,
     )
@@ -135,7 +139,7 @@ def _eval_results(card: CardData) -> list[EvalResult]:
         return []
     return [
         EvalResult(
-            task_type="text-generation",
+            task_type="other" if card.plain else "text-generation",
             dataset_type=one.task,
             dataset_name=one.task,
             dataset_split="confirmation items",
@@ -150,7 +154,8 @@ def _eval_results(card: CardData) -> list[EvalResult]:
 
 def _introduction(card: CardData) -> list[str]:
     lines = [f"# {card.title}", ""]
-    models = f"{len(card.parents)} language models" if len(card.parents) > 1 else "one language model"
+    kind = "model" if card.plain else "language model"
+    models = f"{len(card.parents)} {kind}s" if len(card.parents) > 1 else f"one {kind}"
     lines.append(f"A merge of {models}, made with evomerge {__version__}.")
     lines.append(_how(card))
     found = "The recipe was found by an evolutionary search; nothing" if card.search else "Nothing"
@@ -319,6 +324,8 @@ def _recipe(card: CardData) -> list[str]:
 
 
 def _mergekit_reads(card: CardData) -> bool:
+    if card.plain:
+        return False  # it asks every model for its config
     try:
         stages_to_mergekit(card.stages or (NamedRecipe(card.recipe),))
     except ConfigError:  # a method or field that mergekit has not
@@ -327,6 +334,18 @@ def _mergekit_reads(card: CardData) -> bool:
 
 
 def _usage(card: CardData) -> list[str]:
+    if card.plain:
+        return [
+            "## Use",
+            "",
+            "The weights are plain tensors, to be put into the model that they are of:",
+            "",
+            "```python",
+            "from safetensors.torch import load_file",
+            "",
+            'tensors = load_file("model.safetensors")',
+            "```",
+        ]
     return [
         "## Use",
         "",

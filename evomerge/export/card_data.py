@@ -155,6 +155,7 @@ class CardData:
         languages: ISO 639 codes; ``datasets``: Hub ids, as the parents' own cards name them.
         notes: lines for the reader, such as ``token_disagreements`` and shares of cut-off generations.
         stages: the stages of a multi-stage merge, of which ``recipe`` is the last; empty for any other.
+        plain: whether it is plain tensors, of no language model.
     """
 
     title: str
@@ -169,3 +170,4 @@ class CardData:
     comparisons: tuple[Comparison, ...] = ()
     notes: tuple[str, ...] = ()
     stages: tuple[NamedRecipe, ...] = ()
+    plain: bool = False

@@ -8,6 +8,8 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from evomerge.errors import ExportError
+from evomerge.export.card import PLAIN_LIBRARY
+from evomerge.export.licences import front_matter
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt")
 INDEX = "model.safetensors.index.json"
@@ -15,15 +17,17 @@ SINGLE = "model.safetensors"
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder that is not a whole exported model: config, tokenizer, weights and card.
+    """Refuse a folder that is not a whole exported model: config, tokenizer, weights and card; or plain tensors, card.
 
     Raises:
         ExportError: every missing or broken file, at once.
     """
     if not folder.is_dir():
         raise ExportError(f"{folder} is not a folder: export the model first (`evomerge export RUN {folder}`)")
-    problems = [f"{name} is missing" for name in ("config.json", "README.md") if not (folder / name).is_file()]
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+    plain = front_matter(folder).get("library_name") == PLAIN_LIBRARY  # has neither config nor tokenizer
+    needed = ("README.md",) if plain else ("config.json", "README.md")
+    problems = [f"{name} is missing" for name in needed if not (folder / name).is_file()]
+    if not plain and not any((folder / name).is_file() for name in TOKENIZER_FILES):
         problems.append(f"no tokenizer file ({', '.join(TOKENIZER_FILES)})")
     problems += _weight_problems(folder)
     if problems:

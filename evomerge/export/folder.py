@@ -10,7 +10,8 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from evomerge.errors import ExportError
+from evomerge.checkpoints import Checkpoint
+from evomerge.errors import CheckpointError, ExportError
 from evomerge.export.card import render_card
 from evomerge.export.card_data import CardData
 from evomerge.merging import merge_to_folder
@@ -67,6 +68,21 @@ def write_model(
         hint = "free some space, and the same command goes on from there; or choose another folder"
         raise ExportError(f"cannot write {out}: {error}; {hint}") from error
     return out
+
+
+def read_plain(folder: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of an exported folder of plain tensors, by name.
+
+    Raises:
+        ExportError: they cannot be read, or are not finite.
+    """
+    try:
+        checkpoint = Checkpoint(folder)
+        if broken := checkpoint.check_finite():
+            raise ExportError(f"{folder}: {', '.join(broken[:5])} are not finite; check the parents")
+        return {name: checkpoint.tensor(name).clone() for name in sorted(checkpoint.tensors)}
+    except CheckpointError as error:
+        raise ExportError(f"{folder} cannot be read: {error}; export it again") from error
 
 
 def verify_loads(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

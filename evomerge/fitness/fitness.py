@@ -14,8 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evomerge.errors import ConfigError, EvomergeError, FitnessError, Problem
 from evomerge.fitness.batch_sizes import MOST, Remembered, free_memory, is_out_of_memory
-from evomerge.fitness.functions import FunctionTask
-from evomerge.fitness.isolation import isolated
+from evomerge.fitness.functions import FunctionTask, Tensors
+from evomerge.fitness.isolation import isolated, quiet
 from evomerge.fitness.items import Item, Pools, choose
 from evomerge.fitness.language_model import ForwardClock, Resident
 from evomerge.fitness.lengths import Lengths, lengths_of
@@ -49,6 +49,9 @@ class EvaluationTask(Protocol):
 
     def gold_problems(self) -> list[Problem]:
         """Return why `gold` would fail whatever the model."""
+
+    def plain_problems(self) -> list[Problem]:
+        """Return why the task cannot be run on plain tensors."""
 
     def prompt(self, tokenizer: Any = None) -> str:
         """Return the first search item's prompt."""
@@ -230,6 +233,15 @@ class Fitness:
         """Return why some task cannot be run with this tokenizer."""
         return [problem for task in self._tasks.values() for problem in task.problems(tokenizer)]
 
+    def plain_problems(self) -> list[Problem]:
+        """Return why some task cannot be run on plain tensors."""
+        return [problem for task in self._tasks.values() for problem in task.plain_problems()]
+
+    @property
+    def takes_batches(self) -> bool:
+        """Whether every task takes several plain models in one call."""
+        return all(isinstance(task, FunctionTask) and task.form == "batch" for task in self._tasks.values())
+
     def gold_problems(self, tasks: Iterable[str]) -> list[Problem]:
         """Return why some of these tasks, by key, have no probabilities of right answers for `evaluate`.
 
@@ -245,8 +257,8 @@ class Fitness:
 
     def evaluate(
         self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        model: PreTrainedModel | Tensors,
+        tokenizer: PreTrainedTokenizerBase | None,
         items: Mapping[str, Sequence[str]],
         gold: Mapping[str, Sequence[str]] | None = None,
     ) -> Responses:
@@ -257,8 +269,8 @@ class Fitness:
         change each other's numbers either: they are run apart, in batches of their own.
 
         Args:
-            model: the resident model; its weights may have changed since the last call.
-            tokenizer: its tokenizer.
+            model: the resident model, or name → plain tensor; its weights may have changed since the last call.
+            tokenizer: its tokenizer; None of plain tensors.
             items: ids by task key.
             gold: ids by task key, of the items whose right answer's probability is asked for: other items than
                 ``items``, or the same, of the same tasks or others.
@@ -268,6 +280,12 @@ class Fitness:
                 scores, or gold of a task that has none (see `gold_problems`).
         """
         gold = gold or {}
+        if isinstance(model, Mapping):
+            (found,) = self.evaluate_plain({name: tensor[None] for name, tensor in model.items()}, items, gold)
+            if isinstance(found, FitnessError):
+                raise found
+            return found
+        assert tokenizer is not None, "a language model has one"
         self._check_known([*items, *gold])
         resident = self._keep(model, tokenizer)
         start = time.perf_counter()
@@ -279,6 +297,47 @@ class Fitness:
                 if items.get(key) or gold.get(key)
             }
         return Responses(tasks, clock.seconds, time.perf_counter() - start)
+
+    def evaluate_plain(
+        self,
+        stacked: Tensors,
+        items: Mapping[str, Sequence[str]],
+        gold: Mapping[str, Sequence[str]] | None = None,
+    ) -> list[Responses | FitnessError]:
+        """Run items on several plain models; each answers as it would alone, bit for bit.
+
+        Args:
+            stacked: name → tensor of shape (models, …).
+            items: ids by task key.
+            gold: must be empty: functions name no right answers.
+
+        Returns:
+            For each model its responses, or why it has none. Times are shares of what all took.
+
+        Raises:
+            FitnessError: unknown tasks or items, gold, or a task that takes no plain tensors.
+        """
+        gold = gold or {}
+        self._check_known([*items, *gold])
+        asked = {key: task for key, task in self._tasks.items() if items.get(key) or gold.get(key)}
+        problems = [problem for task in asked.values() for problem in task.plain_problems()]
+        if problems := [*problems, *(problem for key in gold for problem in self._tasks[key].gold_problems())]:
+            raise FitnessError(problems[0].what)
+        count = len(next(iter(stacked.values())))
+        start = time.perf_counter()
+        self.smallest_batch = 0
+        found: list[dict[str, TaskResponses]] = [{} for _ in range(count)]
+        errors: dict[int, FitnessError] = {}
+        with quiet():
+            for key, task in asked.items():
+                assert isinstance(task, FunctionTask), "others have problems with plain tensors"
+                for number, answer in enumerate(task.respond_plain(stacked, items[key], self.config.seed)):
+                    if isinstance(answer, FitnessError):
+                        errors.setdefault(number, _told_of(answer, key))
+                    else:
+                        found[number][key] = answer
+        seconds = (time.perf_counter() - start) / count
+        return [errors.get(n) or Responses(tasks, seconds, seconds) for n, tasks in enumerate(found)]
 
     def _check_known(self, keys: Iterable[str]) -> None:
         unknown = sorted(set(keys) - set(self._tasks))

@@ -167,6 +167,11 @@ class LmEvalTask:
             raise FitnessError(f"task {self.key!r} does not say which answer to item {item.id} is right")
         return expected
 
+    def plain_problems(self) -> list[Problem]:
+        """Return why the task cannot be run on plain tensors: it asks language models."""
+        what = f"task {self.key!r} asks language models, and the parents are plain tensors"
+        return [Problem(what, "", "use a Python function of them (docs/fitness.md)")]
+
     def gold_problems(self) -> list[Problem]:
         """Return why `gold` would fail, as far as the task and a few items of each split tell."""
         try:

@@ -17,6 +17,7 @@ from evomerge.errors import MergeError
 from evomerge.merging.device import OnDevice
 from evomerge.merging.folding import stream_norms
 from evomerge.merging.parents import Parents, Step
+from evomerge.merging.plain import resident_of
 from evomerge.merging.preparations import Preparations, shared_folder
 from evomerge.merging.resident import ResidentModel, Target
 from evomerge.merging.routed import Layers, RoutedStep, Router
@@ -34,7 +35,8 @@ class InPlaceMerger:
     Tensors of a checkpoint and parameters of a model need not have the same names: transformers may fuse or
     rename them while loading. Where each tensor of the base is found again, by name and by value, in the
     built model, a merge writes straight into the parameters; where not, it merges the checkpoint's tensors
-    and loads them the way transformers loads a file, which is slower.
+    and loads them the way transformers loads a file, which is slower. Parents that are plain tensors are merged into
+    plain tensors.
 
     Args:
         parents: every model that the recipes may name.
@@ -47,7 +49,7 @@ class InPlaceMerger:
         like: a recipe that names the models and the vocabulary of those to come, where the models' own differ.
 
     Attributes:
-        model: the resident model, in eval mode; the same object after each merge.
+        model: the resident model, in eval mode, or name → plain tensor; the same object after each merge.
         tokenizer: the merged models' tokenizer, None if they have none.
         layers: reference → the layers of a parent that paths have gone through.
 
@@ -66,19 +68,19 @@ class InPlaceMerger:
         like: Recipe | None = None,
         spread: bool = False,
     ) -> None:
-        from transformers import GenerationConfig
-
         like = like or Recipe.model_validate({"merge_method": "passthrough", "models": [{"model": base}]})
         self._parents = parents = parents.viewed(like)
         self._preparations = prepared or Preparations(shared_folder())
         self._written: dict[str, tuple[Parents, Numbers]] = {}
         self._base, self._device = base, device
-        self._resident = ResidentModel(parents, base, dtype, device, spread=spread)
+        self._resident = resident_of(parents, base, dtype, device, spread=spread)
         self._router: Router | None = None
         self.layers: dict[str, Layers] = {}
-        self.model: PreTrainedModel = self._resident.model
-        self._dtype = str(self.model.dtype).removeprefix("torch.")
-        if (fields := generation_fields(like, parents.checkpoints)) is not None:
+        self.model: PreTrainedModel | Mapping[str, torch.Tensor] = self._resident.model
+        self._dtype = str(self._resident.dtype).removeprefix("torch.")
+        if not isinstance(self.model, Mapping) and (fields := generation_fields(like, parents.checkpoints)) is not None:
+            from transformers import GenerationConfig
+
             self.model.generation_config = GenerationConfig.from_dict(fields)
         self.tokenizer = merged_tokenizer(like, parents.checkpoints)
         self._spread = spread
@@ -108,13 +110,15 @@ class InPlaceMerger:
             seen = self._parents.with_members(members).viewed(recipe)
 
             def fetch(model: str, name: str) -> torch.Tensor:
-                return self._on(self.model.device).tensor(seen, model, name)
+                return self._on(self._resident.device).tensor(seen, model, name)
 
             # What is prepared of members is of no use to other recipes.
             prepared = Preparations() if members else self._preparations
             planned = [(recipe, seen, step) for step in seen.plan(recipe)]
             self._merge(planned, prepared, model_sums(recipe, seen, fetch))
             return
+        if isinstance(self.model, Mapping):
+            raise MergeError("a path through layers needs models of transformers, and these are plain tensors")
         if self._router is None:
             self._router = Router(self.model)
         # The model's own layers are its base's, which a path may go through too; the rest is as the recipe says.

@@ -94,14 +94,16 @@ def missing_problems(
 def is_needed(checkpoint: Checkpoint, name: str, rank: int) -> bool:
     """Whether a model that lacks this tensor is incomplete.
 
-    Inside the layers: other layers have it, or the model's class has it and it is a matrix. Outside: the model's class
-    has it and it is an embedding or a norm.
+    Plain tensors are all needed. Inside the layers: other layers have it, or the model's class has it and it is a
+    matrix. Outside: the model's class has it and it is an embedding or a norm.
 
     Args:
         checkpoint: the model without it.
         name: the tensor's name.
         rank: number of its dimensions.
     """
+    if checkpoint.is_plain:
+        return True  # nothing says that it could be left out
     layer = layer_of(name)
     if layer is None:
         return bool(_ESSENTIAL.search(name)) and _uses(checkpoint, name)

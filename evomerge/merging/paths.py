@@ -26,6 +26,9 @@ def path_problems(recipe: Recipe, parents: Parents) -> list[Problem]:
     """Return why the recipe's layers do not fit on one another, or its scales not into weights."""
     if not recipe.slices:
         return []
+    if path_of(recipe) and (plain := [model for model in recipe.parents() if parents[model].is_plain]):
+        what = "a path through layers needs models of transformers, and this is a folder of plain tensors"
+        return [Problem(what, plain[0], "merge their weights: kind: parameter")]
     found = list(_shapes(recipe, parents))
     for model in recipe.parents():
         for field in BY_POSITION:

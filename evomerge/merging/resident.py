@@ -76,6 +76,7 @@ class ResidentModel:
     Attributes:
         model: the model, in eval mode.
         config: its config.
+        dtype: of its weights.
         untied: names that the model stores although some parents share them.
         targets: checkpoint's name → where that tensor lies; None where that could not be seen for all of them.
 
@@ -86,7 +87,7 @@ class ResidentModel:
     def __init__(
         self, parents: Parents, base: str, dtype: str | None = None, device: str = "cpu", *, spread: bool = False
     ) -> None:
-        self._dtype = getattr(torch, dtype) if dtype else usual_dtype(parents, base)
+        self.dtype = getattr(torch, dtype) if dtype else usual_dtype(parents, base)
         references = list(parents.checkpoints)
         self.untied = parents.untied(references)
         checkpoint = parents[base]
@@ -100,7 +101,7 @@ class ResidentModel:
         known = skeleton(checkpoint)
         tensors = _starting_tensors(parents, base, known)
         random = {
-            name: _random(tensor, seed, self._dtype)
+            name: _random(tensor, seed, self.dtype)
             for seed, (name, tensor) in enumerate(tensors.items())
             if known is not None and known.name_of(name)[1] is not None and tensor.is_floating_point()
         }
@@ -111,6 +112,11 @@ class ResidentModel:
         for name, target in (self.targets or {}).items():
             if name in random:
                 target.write(tensors[name])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives; of one that is spread, where it begins."""
+        return self.model.device
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -136,7 +142,7 @@ class ResidentModel:
         with quiet():
             try:
                 model, info = self._class.from_pretrained(
-                    None, config=self.config, state_dict=state, dtype=self._dtype, output_loading_info=True
+                    None, config=self.config, state_dict=state, dtype=self.dtype, output_loading_info=True
                 )
             except (RuntimeError, ValueError, KeyError, TypeError) as error:
                 raise MergeError(f"transformers cannot build {self._class.__name__} from the base: {error}") from error

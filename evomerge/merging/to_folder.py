@@ -104,11 +104,16 @@ def _identity(recipe: Recipe, parents: Parents) -> str:
 
 
 def _write_companions(recipe: Recipe, parents: Parents, specs: list[TensorSpec], folder: Path) -> None:
-    """Write config, tokenizer, generation config and the recipe beside the weights."""
-    config = output_config(recipe, parents, specs)
-    config |= write_tokenizer(recipe, parents.checkpoints, folder)
-    copy_processors(parents[donor_of(recipe)].folder, folder)
-    (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Write config, tokenizer, generation config and the recipe beside the weights; of plain tensors as they are."""
+    donor = parents[donor_of(recipe)]
+    if donor.is_plain:
+        config = donor.config
+    else:
+        config = output_config(recipe, parents, specs) | write_tokenizer(recipe, parents.checkpoints, folder)
+        copy_processors(donor.folder, folder)
+    if config:
+        text = json.dumps(config, indent=2, ensure_ascii=False)
+        (folder / "config.json").write_text(text + "\n", encoding="utf-8")
     (folder / RECIPE).write_text(write_recipe(recipe), encoding="utf-8")
 
 

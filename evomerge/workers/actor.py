@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from queue import LifoQueue
 from threading import Lock
 from types import MappingProxyType
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from evomerge.recipes import Recipe
 
 Items = Mapping[str, Sequence[str]]
+BATCH = 64  # plain models that a worker evaluates at once, where their fitness takes several …
+BATCH_BYTES = 1 << 28  # … and they take no more than this
 SPARE = 1.5  # a second resident model is kept if so many times its bytes are free
 
 
@@ -40,6 +43,7 @@ class WorkerSpec:
         like: a recipe (YAML) that names the models and the vocabulary of those to come.
         devices: GPUs of the worker: a part of one, one, or several that share the model's layers.
         overlap: merge the next recipe into a second model while one is evaluated, where memory allows.
+        batch: recipes to evaluate at once, where the fitness takes several plain models; None goes by their size.
         members_bytes: of the files in which its machine keeps trials that are sources of others.
     """
 
@@ -52,6 +56,7 @@ class WorkerSpec:
     like: str | None = None
     devices: float = 1.0
     overlap: bool = False
+    batch: int | None = None
     members_bytes: int = 0
 
 
@@ -59,7 +64,8 @@ class WorkerSpec:
 class Ready:
     """A worker that is built.
 
-    ``models`` is how many it keeps: as many recipes may be under way at once. ``versions`` are those of its libraries.
+    ``models`` is how many it keeps: as many questions may be under way at once, of ``batch`` recipes each. ``versions``
+    are those of its libraries.
     """
 
     name: str
@@ -68,6 +74,7 @@ class Ready:
     device: str
     models: int
     versions: Mapping[str, str]
+    batch: int = 1
 
 
 @dataclass(frozen=True)
@@ -125,7 +132,8 @@ class Worker:
 
     def ready(self) -> Ready:
         """Return who the worker is, once it is built."""
-        return Ready(self.name, os.uname().nodename, _node_id(), self._device, self._models, versions())
+        node, batch = os.uname().nodename, self._batch
+        return Ready(self.name, node, _node_id(), self._device, self._models, versions(), batch)
 
     def batch_sizes(self, items: Items) -> dict[str, int]:
         """Return the batch size of each task, by trying, or from an earlier run of such a model on such a device."""
@@ -153,9 +161,10 @@ class Worker:
             batch_sizes: by task, where the config leaves them to be found.
             lineage: hash → packed recipe of trials that the recipe is made of, as far as the worker may need them.
         """
-        from evomerge.merging.members import MissingRecipesError
         from evomerge.recipes import unpack_recipe
 
+        if isinstance(self.merger.model, Mapping):
+            return self.evaluate_batch([(recipe_yaml, lineage)], items, gold)[0]
         self.fitness.use_batch_sizes(batch_sizes)
         began = time.perf_counter()
         waited = 0.0
@@ -169,12 +178,8 @@ class Worker:
                 with self._evaluating:
                     waited = time.perf_counter() - merged
                     responses = self.fitness.evaluate(merger.model, merger.tokenizer, items, gold)
-        except MissingRecipesError as error:
-            return Outcome(None, str(error), worker=self.name, missing=error.trials)
         except Exception as error:
-            seconds = time.perf_counter() - began - waited
-            text = redact(traceback.format_exc())
-            return Outcome(None, text, worker_broken=_is_broken(error), seconds=seconds, worker=self.name)
+            return self._failed(error, time.perf_counter() - began - waited)
         return Outcome(
             responses.to_json(),
             seconds=time.perf_counter() - began - waited,
@@ -184,6 +189,70 @@ class Worker:
             device=self._device,
             batch_size=self.fitness.smallest_batch,
         )
+
+    def evaluate_batch(
+        self, recipes: Sequence[tuple[str, Mapping[str, str]]], items: Items, gold: Items
+    ) -> list[Outcome]:
+        """Merge recipes of plain tensors and evaluate them together; a fault of one is its own outcome's alone.
+
+        Args:
+            recipes: what to merge, and its lineage, as `evaluate` takes each.
+            items: by task, to respond to.
+            gold: by task; must be empty, as functions name no right answers.
+        """
+        stacked, merged, outcomes = self._merge_batch(recipes)
+        began = time.perf_counter()
+        try:
+            with self._evaluating:
+                began = time.perf_counter()
+                found = self.fitness.evaluate_plain(stacked, items, gold) if merged else []
+        except Exception as error:
+            seconds = (time.perf_counter() - began) / len(merged)
+            return [outcomes.get(n) or self._failed(error, merged[n] + seconds) for n in range(len(recipes))]
+        for (number, seconds), answer in zip(merged.items(), found, strict=True):
+            if isinstance(answer, Exception):
+                outcomes[number] = self._failed(answer, seconds)
+                continue
+            outcomes[number] = Outcome(
+                answer.to_json(),
+                seconds=seconds + answer.seconds,
+                merge_seconds=seconds,
+                forward_seconds=answer.forward_seconds,
+                worker=self.name,
+                device=self._device,
+            )
+        return [outcomes[number] for number in range(len(recipes))]
+
+    def _merge_batch(
+        self, recipes: Sequence[tuple[str, Mapping[str, str]]]
+    ) -> tuple[dict[str, Any], dict[int, float], dict[int, Outcome]]:
+        """Return the merged tensors, one model after the other; number → seconds of those merged, outcome of others."""
+        from evomerge.recipes import unpack_recipe
+
+        merged: dict[int, float] = {}
+        outcomes: dict[int, Outcome] = {}
+        with self._model() as merger, self._merging:
+            stacked = {name: each.new_empty((len(recipes), *each.shape)) for name, each in merger.model.items()}
+            for number, (text, lineage) in enumerate(recipes):
+                began = time.perf_counter()
+                try:
+                    recipe = unpack_recipe(text)
+                    merger.merge(recipe, self._members_of(recipe, lineage))
+                except Exception as error:
+                    outcomes[number] = self._failed(error, time.perf_counter() - began)
+                    continue
+                for name, each in merger.model.items():
+                    stacked[name][len(merged)].copy_(each)
+                merged[number] = time.perf_counter() - began
+        return {name: each[: len(merged)] for name, each in stacked.items()}, merged, outcomes
+
+    def _failed(self, error: Exception, seconds: float) -> Outcome:
+        from evomerge.merging.members import MissingRecipesError
+
+        if isinstance(error, MissingRecipesError):
+            return Outcome(None, str(error), worker=self.name, missing=error.trials)
+        text = redact("".join(traceback.format_exception(error)))
+        return Outcome(None, text, worker_broken=_is_broken(error), seconds=seconds, worker=self.name)
 
     def _members_of(self, recipe: Recipe, lineage: Mapping[str, str]) -> Mapping[str, Checkpoint]:
         """Return the models of the trials that the recipe names as sources."""
@@ -223,12 +292,19 @@ class Worker:
         import psutil
         import torch
 
-        needed = SPARE * self.merger.model.get_memory_footprint()
+        needed = SPARE * _bytes_of(self.merger.model)
         if self.spec.device == "cuda":
             return needed < min(torch.cuda.mem_get_info(n)[0] for n in range(torch.cuda.device_count()))
         return needed < psutil.virtual_memory().available
 
     @property
+    def _batch(self) -> int:
+        """How many recipes to evaluate at once."""
+        if not (isinstance(self.merger.model, Mapping) and self.fitness.takes_batches):
+            return 1
+        return self.spec.batch or max(1, min(BATCH, BATCH_BYTES // max(1, _bytes_of(self.merger.model))))
+
+    @cached_property
     def _device(self) -> str:
         import torch
 
@@ -236,6 +312,12 @@ class Worker:
             name = str(torch.cuda.get_device_name())
             return name if self.spec.devices <= 1 else f"{self.spec.devices:g} x {name}"
         return f"cpu ({self.spec.threads} threads)"
+
+
+def _bytes_of(model: Any) -> int:
+    if isinstance(model, Mapping):
+        return sum(tensor.nbytes for tensor in model.values())
+    return int(model.get_memory_footprint())
 
 
 def _node_id() -> str:

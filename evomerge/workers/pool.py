@@ -1,7 +1,8 @@
 """The pool: Ray actors that evaluate recipes as they become free; they come and go, and what they leave is done again.
 
 Workers are built in the background and join when they are ready. One that dies, hangs, breaks its GPU or goes down with
-its machine is replaced, and its evaluation is given to another.
+its machine is replaced, and its evaluation is given to another. Workers that evaluate several recipes in one call are
+given what waits in batches.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -69,6 +70,8 @@ class Pool:
         self._deaths: Counter[str] = Counter()
         self._told: set[tuple[str, str]] = set()
         self._errors: dict[str, list[str]] = {}
+        self._suspects: set[str] = set()  # were in a batch whose worker died
+        self._finished: deque[tuple[str, Outcome]] = deque()  # of a batch, not yet handed out
         self._failed_builds, self._longest, self._looked = 0, 0.0, time.monotonic()
         self._build(workers)
         self._await_first()
@@ -137,6 +140,8 @@ class Pool:
         Raises:
             WorkerError: no worker is left, and none can be built.
         """
+        if self._finished:
+            return self._finished.popleft()
         self.dispatch()
         if not self._waiting and not self.busy:
             return None
@@ -162,9 +167,31 @@ class Pool:
                 return
             # The last one that finished comes first: it may hold the recipe.
             member = min(free, key=lambda each: (len(each.jobs), -each.since))
-            job = self._waiting.popleft()
-            question = (job.recipe_yaml, job.items, job.gold, self.batch_sizes, job.lineage)
-            member.begin(member.actor.evaluate.remote(*question), job)
+            jobs = self._batch_for(member, math.ceil(len(self._waiting) / len(free)))
+            first = jobs[0]
+            if len(jobs) == 1:
+                question = (first.recipe_yaml, first.items, first.gold, self.batch_sizes, first.lineage)
+                event = member.actor.evaluate.remote(*question)
+            else:
+                recipes = [(job.recipe_yaml, job.lineage) for job in jobs]
+                event = member.actor.evaluate_batch.remote(recipes, first.items, first.gold)
+            member.begin(event, jobs)
+
+    def _batch_for(self, member: _Member, share: int) -> tuple[_Job, ...]:
+        """Take from what waits as much as the worker evaluates at once, of the same items, and no more than its share.
+
+        What was in a batch whose worker died is tried alone, as it may have been its death.
+        """
+        jobs = [self._waiting.popleft()]
+        most = 1 if self._is_suspect(jobs[0]) or member.ready is None else min(member.ready.batch, share)
+        while len(jobs) < most and self._waiting and self._waiting[0].asks_like(jobs[0]):
+            if self._is_suspect(self._waiting[0]):
+                break
+            jobs.append(self._waiting.popleft())
+        return tuple(jobs)
+
+    def _is_suspect(self, job: _Job) -> bool:
+        return job.key in self._suspects
 
     def withdraw(self) -> list[str]:
         """Drop the evaluations that no worker has begun; return their keys."""
@@ -178,6 +205,7 @@ class Pool:
             ray.kill(member.actor)
         self._members = []
         self._waiting.clear()
+        self._finished.clear()
 
     def __enter__(self) -> Pool:
         return self
@@ -256,25 +284,28 @@ class Pool:
         self._replace()
 
     def _receive(self, member: _Member, event: Any) -> tuple[str, Outcome] | None:
-        """Take in what a worker sends: an outcome, or its death."""
+        """Take in what a worker sends: an outcome, those of a batch, or its death."""
         try:
-            outcome: Outcome = ray.get(event)
+            answer: Outcome | list[Outcome] = ray.get(event)
         except ray.exceptions.RayError as error:
             return self._bury(member, _reason(error))
-        job = member.end(event, answered=not outcome.missing, failed=outcome.responses is None)
-        if outcome.worker_broken:
-            self._report(f"a worker's GPU failed ({_last_line(outcome.error)}); replacing the worker")
+        outcomes = [answer] if isinstance(answer, Outcome) else answer
+        jobs = member.end(event, outcomes)
+        if broken := next((outcome for outcome in outcomes if outcome.worker_broken), None):
+            self._report(f"a worker's GPU failed ({_last_line(broken.error)}); replacing the worker")
             self._discard(member)
-        if outcome.missing:
-            return job.key, outcome
-        if outcome.responses is not None:
-            self._longest = max(self._longest, outcome.seconds)
-            return job.key, outcome
-        if self._is_worth_another_try(job.key, _last_line(outcome.error)):
-            self._waiting.appendleft(job)
+        again = []
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            if outcome.responses is not None:
+                self._longest = max(self._longest, outcome.seconds)
+            elif not outcome.missing and self._is_worth_another_try(job.key, _last_line(outcome.error)):
+                again.append(job)
+                continue
+            self._finished.append((job.key, outcome))
+        if again:
+            self._waiting.extendleft(reversed(again))
             self.dispatch()
-            return None
-        return job.key, outcome
+        return self._finished.popleft() if self._finished else None
 
     def _is_worth_another_try(self, key: str, error: str) -> bool:
         """Whether a failure may pass: not if it comes again in the same words, and only so often."""
@@ -284,21 +315,23 @@ class Pool:
 
     def _bury(self, member: _Member, reason: str) -> tuple[str, Outcome] | None:
         """Replace a dead worker; its evaluation goes back to the head of the queue, or has failed for good."""
-        job = next(iter(member.jobs.values()))
+        jobs = next(iter(member.jobs.values()))
         by_machine = _is_lost(member)
         self._report(f"a worker died ({'its machine is gone' if by_machine else _first_line(reason)}); replacing it")
         member.jobs.pop(next(iter(member.jobs)))
         self._discard(member)
-        if not by_machine:
-            self._deaths[job.key] += 1
-        deaths = self._deaths[job.key]
-        if deaths <= self._retries:
-            self._waiting.appendleft(job)
+        if len(jobs) > 1:
+            self._suspects |= {job.key for job in jobs}
+        elif not by_machine:
+            self._deaths[jobs[0].key] += 1
+        deaths = self._deaths[jobs[0].key]
+        if len(jobs) > 1 or deaths <= self._retries:
+            self._waiting.extendleft(reversed(jobs))
             self.dispatch()
             return None
         self.dispatch()
         text = f"the worker's process died in each of {deaths} tries of this recipe; the last time: {reason}"
-        return job.key, Outcome(None, text, worker_lost=True)
+        return jobs[0].key, Outcome(None, text, worker_lost=True)
 
     def _stop_hanging(self) -> tuple[str, Outcome] | None:
         """Kill a worker whose evaluation takes too long."""
@@ -312,7 +345,7 @@ class Pool:
         """Kill a worker; what else it had goes back to the head of the queue."""
         ray.kill(member.actor)
         self._members.remove(member)
-        self._waiting.extendleft(reversed(member.jobs.values()))
+        self._waiting.extendleft(reversed([job for jobs in member.jobs.values() for job in jobs]))
         self._replace()
 
     @property
@@ -331,15 +364,21 @@ class _Job:
     gold: Items
     lineage: Mapping[str, str]
 
+    def asks_like(self, other: _Job) -> bool:
+        """Whether both ask for the same items; by identity first, as lists of items may be long."""
+        return (self.items is other.items or self.items == other.items) and (
+            self.gold is other.gold or self.gold == other.gold
+        )
+
 
 @dataclass(eq=False)
 class _Member:
-    """A worker: being built, or ready with the jobs that it was given, the one it works on first."""
+    """A worker: being built, or ready with the jobs that it was given, in batches; those it works on first."""
 
     actor: Any
     building: Any
     ready: Ready | None = None
-    jobs: dict[Any, _Job] = field(default_factory=dict)
+    jobs: dict[Any, tuple[_Job, ...]] = field(default_factory=dict)
     since: float = field(default_factory=time.monotonic)
     done: int = 0
     failed: int = 0
@@ -353,25 +392,29 @@ class _Member:
     def joined(self, ready: Ready) -> None:
         self.ready, self.since = ready, time.monotonic()
 
-    def begin(self, event: Any, job: _Job) -> None:
+    def begin(self, event: Any, jobs: tuple[_Job, ...]) -> None:
         if not self.jobs:
             self.since = time.monotonic()
-        self.jobs[event] = job
+        self.jobs[event] = jobs
 
-    def end(self, event: Any, *, answered: bool, failed: bool) -> _Job:
+    def end(self, event: Any, outcomes: Sequence[Outcome]) -> tuple[_Job, ...]:
+        answered = [outcome for outcome in outcomes if not outcome.missing]
         self.since = time.monotonic()
-        self.done, self.failed = self.done + answered, self.failed + (answered and failed)
+        self.done += len(answered)
+        self.failed += sum(outcome.responses is None for outcome in answered)
         return self.jobs.pop(event)
 
     def left(self, limit: float | None) -> float:
-        """Return the seconds left to the job at work; infinite without one, or without a limit."""
-        return self.since + limit - time.monotonic() if self.jobs and limit is not None else math.inf
+        """Return the seconds left to the batch at work; infinite without one, or without a limit."""
+        if not self.jobs or limit is None:
+            return math.inf
+        return self.since + limit * len(next(iter(self.jobs.values()))) - time.monotonic()
 
     def state(self) -> WorkerState:
         seconds = time.monotonic() - self.since
         if self.ready is None:
             return WorkerState("", "", "", "starting", seconds=seconds)
-        key = next((job.key for job in self.jobs.values()), "")
+        key = next((jobs[0].key for jobs in self.jobs.values()), "")
         phase: WorkerPhase = "busy" if key else "idle"
         return WorkerState(
             self.ready.name, self.ready.node, self.ready.device, phase, key, seconds, self.done, self.failed

@@ -31,11 +31,11 @@ def build_zoo(folder: Path, *, force: bool = False, progress: bool = True, plan:
     if folder.is_dir() and not force:
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _remove_stale(folder)
+    remove_stale(folder)
     partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.partial-", dir=folder.parent))
     try:
         _fill(partial, folder, plan or Plan(), progress)
-        _put_in_place(partial, folder, force)
+        put_in_place(partial, folder, force)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder
@@ -100,7 +100,8 @@ def _write_tasks(partial: Path, final: Path) -> None:
         (target / f"{task}.yaml").write_text(text, encoding="utf-8")
 
 
-def _put_in_place(partial: Path, folder: Path, force: bool) -> None:
+def put_in_place(partial: Path, folder: Path, force: bool) -> None:
+    """Rename a complete build to its folder; one that is there already is kept, or replaced by ``force``."""
     partial.chmod(0o755)  # mkdtemp makes private folders
     if folder.is_dir() and not force:
         return  # another process was faster; its zoo has the same bytes
@@ -113,7 +114,8 @@ def _put_in_place(partial: Path, folder: Path, force: bool) -> None:
         os.rename(partial, folder)
 
 
-def _remove_stale(folder: Path) -> None:
+def remove_stale(folder: Path) -> None:
+    """Remove what killed builds of this folder left beside it."""
     for other in folder.parent.glob(f"{folder.name}.partial-*"):
         if time.time() - other.stat().st_mtime > STALE:
             shutil.rmtree(other, ignore_errors=True)

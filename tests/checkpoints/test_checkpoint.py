@@ -174,12 +174,15 @@ def test_pickled_weights_are_refused_and_the_way_out_is_named(tmp_path):
 
 
 def test_folders_that_are_no_models_are_refused(tmp_path):
-    with pytest.raises(CheckpointError, match=r"config\.json is missing"):
-        Checkpoint(tmp_path)
-    (tmp_path / "config.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"no \*\.safetensors file"):
         Checkpoint(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"config\.json is missing; a language model's folder has one"):
+        Checkpoint(tmp_path)
     (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"config\.json is missing; a LoRA adapter; name it as BASE\+"):
+        Checkpoint(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"a LoRA adapter, not a whole model; name it as BASE\+"):
         Checkpoint(tmp_path)
     (tmp_path / "config.json").write_text("{")
