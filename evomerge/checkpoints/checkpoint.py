@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
+from evomerge.checkpoints.factors import Factors
 from evomerge.checkpoints.headers import TensorInfo, read_headers
 from evomerge.checkpoints.links import refuse_links_out
 from evomerge.checkpoints.mapping import MappedFiles
@@ -78,6 +79,10 @@ class Checkpoint:
                 raise CheckpointError(f"{self.name}: has no tensor {name!r}")
             self._views[name] = self._files.tensor(self.tensors[name])
         return self._views[name]
+
+    def factors(self, name: str) -> Factors | None:
+        """Return tensor ``name``'s change from its base as an adapter stores it; None where it is no such change."""
+        return None
 
     @property
     def folders(self) -> tuple[Path, ...]:

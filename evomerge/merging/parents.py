@@ -9,7 +9,15 @@ from pathlib import Path
 
 import torch
 
-from evomerge.checkpoints import Checkpoint, FiniteView, TensorInfo, one_naming, open_checkpoint, tied_tensors
+from evomerge.checkpoints import (
+    Checkpoint,
+    Factors,
+    FiniteView,
+    TensorInfo,
+    one_naming,
+    open_checkpoint,
+    tied_tensors,
+)
 from evomerge.errors import CheckpointError, ConfigError, Problem
 from evomerge.merging import compatibility
 from evomerge.merging.optional import has_no_place, is_needed
@@ -139,6 +147,10 @@ class Parents:
     def tensor(self, reference: str, name: str) -> torch.Tensor:
         """Return a tensor of one model as a view of its file, through a tie if need be."""
         return self[reference].tensor(self.tied[reference].get(name, name))
+
+    def factors(self, reference: str, name: str) -> Factors | None:
+        """Return a tensor's change from the base as an adapter stores it, through a tie if need be; None if it has none."""
+        return self[reference].factors(self.tied[reference].get(name, name))
 
     def viewed(self, recipe: Recipe) -> Parents:
         """Return the parents as the recipe sees them: with one vocabulary, neurons aligned, where it asks for that.
