@@ -116,6 +116,7 @@ SEARCHERS: Registry[SearcherEntry] = Registry(
     "searcher",
     modules=(
         "evomerge.searchers.cma_es",
+        "evomerge.searchers.evo_merging",
         "evomerge.searchers.map",
         "evomerge.searchers.nsga2",
         "evomerge.searchers.optuna_samplers",
