@@ -83,9 +83,16 @@ def _neighbours(reference: str, base_folder: Path | None) -> str:
 
 def _zoo_model(reference: str) -> Path:
     folder = zoo_folder()
-    built = [f"zoo/{p.name}" for p in folder.iterdir() if (p / "config.json").is_file()] if folder.is_dir() else []
+    models = [
+        *folder.glob("*/config.json"),
+        *folder.glob("pool/*/config.json"),
+        *folder.glob("pool/*/adapter_config.json"),
+    ]
+    built = [f"zoo/{model.parent.relative_to(folder).as_posix()}" for model in models]
     if not built:
         raise CheckpointError(f"{reference!r}: the zoo is not built (no models in {folder}); run `evomerge zoo build`")
+    if reference.startswith("zoo/pool/") and not (folder / "pool").is_dir():
+        raise CheckpointError(f"{reference!r}: the zoo's pool is not built; run `evomerge zoo build --pool`")
     if reference not in built:
         raise CheckpointError(f"{reference!r}: no such model in the zoo ({folder}); {suggest(reference, built)}")
     return folder / reference.removeprefix("zoo/")

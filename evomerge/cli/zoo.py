@@ -12,7 +12,10 @@ def command() -> None:
 
 @command.command()
 @click.option("--force", is_flag=True, help="Build again even if it is there.")
-def build(force: bool) -> None:
+@click.option(
+    "--pool", is_flag=True, help="Also train checkpoints of the experts and LoRA adapters, for merges of many."
+)
+def build(force: bool, pool: bool) -> None:
     """Train the base and its experts (about two minutes on two cores) and cache them."""
     from rich.console import Console
 
@@ -20,4 +23,6 @@ def build(force: bool) -> None:
 
     folder = zoo.build(force=force)
     Console().print(zoo.score_table())
+    if pool:
+        zoo.build_pool()
     click.echo(str(folder))

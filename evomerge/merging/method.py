@@ -81,7 +81,14 @@ class Place(NamedTuple):
 
 
 NOWHERE = Place("", None, 0, 0.0)
-OFFERED = ("prepared", "reduced", "place", "statistics", "seeds", "factors")  # what functions get besides parameters, if they ask
+OFFERED = (
+    "prepared",
+    "reduced",
+    "place",
+    "statistics",
+    "seeds",
+    "factors",
+)  # what functions get besides parameters, if they ask
 
 
 @dataclass(frozen=True)
@@ -316,11 +323,11 @@ def merge_method(
     The function takes ``(tensors, base, *, <one keyword per parameter>)``, in the order and with the names of
     ``parameters``; parameters of a model arrive as a sequence beside ``tensors``, ``lambda`` as ``lambda_``. Besides
     it may name ``prepared`` and ``reduced`` (what the registered functions of these names returned), ``place`` (a
-    `Place`), ``statistics`` (one mapping kind → tensor per model), ``seeds`` (one integer per model) and ``factors`` (of
-    each model a `Factors` or None; None where there are none at all). ``prepare``
-    takes ``(tensors, base)`` and, if it names them, ``seeds``, ``place``, ``statistics`` and ``shape`` (of tensors that
-    arrive flat); ``reduce`` the first three, ``prepared`` and any parameter. None may write into its inputs; the
-    function must return a new tensor, or an input unchanged.
+    `Place`), ``statistics`` (one mapping kind → tensor per model), ``seeds`` (one integer per model) and ``factors``
+    (of each model a `Factors` or None; None where there are none at all). ``prepare`` takes ``(tensors, base)`` and, if
+    it names them, ``seeds``, ``place``, ``statistics`` and ``shape`` (of tensors that arrive flat); ``reduce`` the first
+    three, ``prepared`` and any parameter. None may write into its inputs; the function must return a new tensor, or an
+    input unchanged.
 
     Raises:
         EvomergeError: the function's arguments and ``parameters`` disagree; names the function and its file.

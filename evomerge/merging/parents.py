@@ -149,7 +149,7 @@ class Parents:
         return self[reference].tensor(self.tied[reference].get(name, name))
 
     def factors(self, reference: str, name: str) -> Factors | None:
-        """Return a tensor's change from the base as an adapter stores it, through a tie if need be; None if it has none."""
+        """Return an adapter's change to a tensor as its factors, through a tie if need be; None if it is none such."""
         return self[reference].factors(self.tied[reference].get(name, name))
 
     def viewed(self, recipe: Recipe) -> Parents:

@@ -1,8 +1,8 @@
 """Weights that are not negative and sum to one, as numbers between 0 and 1 that may vary freely.
 
-Of what the parents before it leave, a parent with n parents behind it takes the part 1 − (1 − g)^(1/n), where g is its
-gene, its *share*; the last parent takes what is left. P parents have P − 1 shares, and every point of the simplex can be
-reached, its corners (one parent alone) included. The exponent makes the parents equals, whatever their order:
+Of what the parents before it leave, a parent with n parents behind it takes the part 1 − (1 − g)^(1/n), where g is
+its gene, its *share*; the last parent takes what is left. P parents have P − 1 shares, and every point of the simplex
+can be reached, its corners (one parent alone) included. The exponent makes the parents equals, whatever their order:
 
 - shares drawn evenly from the unit cube are weights drawn evenly from the simplex (each part is Beta(1, n));
 - at equal weights a step of a share moves the weights along a Helmert contrast, by (1 + 1/n)^(n + ½) / P. These
@@ -13,6 +13,7 @@ reached, its corners (one parent alone) included. The exponent makes the parents
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 
 def weights_of(shares: Sequence[float]) -> list[float]:
@@ -40,7 +41,7 @@ def shares_of(weights: Sequence[float]) -> list[float]:
     rests = [sum(weights[number:]) for number in range(len(weights))]
     return [
         1.0 - (after / rest) ** (len(weights) - number) if rest > 0 else even_share(len(weights) - number)
-        for number, (rest, after) in enumerate(zip(rests, rests[1:], strict=False), start=1)
+        for number, (rest, after) in enumerate(pairwise(rests), start=1)
     ]
 
 

@@ -31,12 +31,18 @@ class EvoMergingConfig(SearcherConfig):
     denoising: int = Field(
         400, ge=4, description="trials of the first stage, over the densities; rounded up to whole generations"
     )
-    density_sigma0: float = Field(0.05, gt=0, le=1, description="first step size over densities, as a share of the range")
+    density_sigma0: float = Field(
+        0.05, gt=0, le=1, description="first step size over densities, as a share of the range"
+    )
     weight_sigma0: float = Field(
         0.0167, gt=0, le=1, description="first step size over weights, as a share of the range (0.05 of -1.5 to 1.5)"
     )
-    density_penalty: float = Field(0.05, ge=0, description="λ₁: what a mean density of 1 costs, in the objectives' units")
-    weight_penalty: float = Field(0.05, ge=0, description="λ₂: what a mean |weight| of 1 costs, in the objectives' units")
+    density_penalty: float = Field(
+        0.05, ge=0, description="λ₁: what a mean density of 1 costs, in the objectives' units"
+    )
+    weight_penalty: float = Field(
+        0.05, ge=0, description="λ₂: what a mean |weight| of 1 costs, in the objectives' units"
+    )
 
 
 class EvoMergingSearcher:
@@ -98,9 +104,8 @@ class EvoMergingSearcher:
         self._penalised = [gene.name for gene in genes if isinstance(gene, FloatGene) and _named(gene, word)]
         self._factor = self._config.density_penalty if densities else self._config.weight_penalty
         sigma0 = self._config.density_sigma0 if densities else self._config.weight_sigma0
-        config = CmaEsConfig(
-            seed=self._config.seed, population=self._config.population, sigma0=sigma0, restarts="none"
-        )
+        fields = {"seed": self._config.seed, "population": self._config.population, "sigma0": sigma0}
+        config = CmaEsConfig.model_validate({**fields, "restarts": "none"})
         start = {gene.name: self._genome[gene.name] for gene in genes}
         self._search = CmaEsSearcher(config, Setting(tuple(genes), (COST,), self._setting.budget, (start,)))
 
@@ -120,7 +125,7 @@ SEARCHERS.add(
     SearcherEntry(
         config=EvoMergingConfig,
         build=EvoMergingSearcher,
-        summary="first the densities, then the weights, small ones preferred: many LoRA adapters, one (weighted) objective",
+        summary="first the densities, then the weights: many LoRA adapters, one (weighted) objective",
         paper="Chen et al. 2025",
         multi_objective=False,
         needs_generations=True,

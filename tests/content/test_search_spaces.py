@@ -17,6 +17,7 @@ DOCUMENTED = {
     "global-linear": lambda p, layers: p,
     "recycling": lambda p, layers: p - 1,
     "recycling-free": lambda p, layers: p,
+    "evo-merging": lambda p, layers: 2 * p,
     "global-task-arithmetic": lambda p, layers: p,
     "grouped-task-arithmetic": lambda p, layers: 4 * p,
     "smooth-task-arithmetic": lambda p, layers: 10 * p,

@@ -95,7 +95,7 @@ def test_a_step_at_equal_weights_is_as_long_in_every_direction(parents: int) -> 
 
 
 def test_even_shares_are_evenly_drawn_weights() -> None:
-    """Each weight of an even draw from the simplex of four has mean 1/4 and variance 3/80, as a Dirichlet(1, 1, 1, 1)."""
+    """Four weights drawn evenly have mean 1/4 and variance 3/80 each, as a Dirichlet(1, 1, 1, 1) has."""
     generator = np.random.default_rng(0)
     weights = np.array([weights_of(shares) for shares in generator.random((20_000, 3))])
     assert np.allclose(weights.mean(0), 1 / 4, atol=0.005)

@@ -35,7 +35,10 @@ def test_options_are_read():
             "searcher:\n  kind: 3",
             r"experiment.yaml:2: searcher.kind: unknown searcher 3\n.*valid names: cma-es",
         ),
-        ("searcher: {seed: 1}", r"a searcher is a name, or a mapping with the field 'kind'\n.*cma-es, evo-merging, map, nsga2"),
+        (
+            "searcher: {seed: 1}",
+            r"a searcher is a name, or a mapping with the field 'kind'\n.*cma-es, evo-merging, map, nsga2",
+        ),
         ("searcher: [nsga2]", r"a searcher is a name, or a mapping"),
         (
             "searcher:\n  kind: nsga2\n  populaton: 9",

@@ -2,20 +2,20 @@
 
 Chen et al. 2025, "Black-box model merging for Language-Model-as-a-Service with massive model repositories",
 https://arxiv.org/abs/2509.12951; reference: the authors' code (Chansl-Lucky/Black-Box-Merging). With Aᵢ and Bᵢ the
-matrices of adapter i, αᵢ the density that *sparsity-based denoising* searches and βᵢ the weight that *sign-aware scaling*
-searches,
+matrices of adapter i, αᵢ the density that *sparsity-based denoising* searches and βᵢ the weight that *sign-aware
+scaling* searches,
 
     A = Σ βᵢ S(Aᵢ, αᵢ),  B = Σ βᵢ Bᵢ,  θ = θ₀ + s B A,
 
-where S keeps the entries of largest magnitude of each Aᵢ and sets the rest to zero. Only A is made sparse (the paper's
-"asymmetric sparsification"). The sum is one of factors, not of changes: it holds Bᵢ Aⱼ of different adapters too, and the
-weight counts squared in a model's own part, so both −1 and 1 alone are the whole change. The result is an adapter of the
-same rank.
+where S keeps the entries of largest magnitude of each Aᵢ and sets the rest to zero. Only A is made sparse (the
+paper's "asymmetric sparsification"). The sum is one of factors, not of changes: it holds Bᵢ Aⱼ of different adapters
+too, and the weight counts squared in a model's own part, so both −1 and 1 alone are the whole change. The result is
+an adapter of the same rank.
 
-As the authors' code has it: round(α · n) entries are kept, at least one unless α is 0, and all that are as large as the
-smallest of them. Different from it: each adapter's own scale s goes with its B, where the code takes the first one's for
-all. What the paper has no word on is a change that is no such product (a whole model, DoRA, a module trained as a whole):
-it is a task vector δᵢ, and βᵢ S(δᵢ, αᵢ) is added.
+As the authors' code has it: round(α · n) entries are kept, at least one unless α is 0, and all that are as large as
+the smallest of them. Different from it: each adapter's own scale s goes with its B, where the code takes the first
+one's for all. What the paper has no word on is a change that is no such product (a whole model, DoRA, a module
+trained as a whole): it is a task vector δᵢ, and βᵢ S(δᵢ, αᵢ) is added.
 """
 
 from __future__ import annotations

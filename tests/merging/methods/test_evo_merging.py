@@ -141,7 +141,9 @@ def test_one_whole_adapter_is_the_adapted_model_with_either_sign(base: Path, ada
             torch.testing.assert_close(tensor, adapted.tensor(name), rtol=1e-6, atol=1e-6)
 
 
-def test_adapters_that_share_their_a_add_up_to_task_arithmetic(tmp_path: Path, base: Path, adapters: list[Path]) -> None:
+def test_adapters_that_share_their_a_add_up_to_task_arithmetic(
+    tmp_path: Path, base: Path, adapters: list[Path]
+) -> None:
     """With one A and weights that sum to one, Σ βᵢ Bᵢ · Σ βᵢ A = Σ βᵢ Bᵢ A."""
     stored = [load_file(each / "adapter_model.safetensors") for each in adapters]
     for each, tensors in zip(adapters, stored, strict=True):
@@ -157,7 +159,7 @@ def test_adapters_that_share_their_a_add_up_to_task_arithmetic(tmp_path: Path, b
             "models": [{"model": m, "parameters": {"weight": w}} for m, w in zip(models, weights, strict=True)],
         }
     )
-    expected = dict(merge_tensors(sums, Parents.open(models + [str(base)])))
+    expected = dict(merge_tensors(sums, Parents.open([*models, str(base)])))
     for name, tensor in merged(wanted).items():
         torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-5)
 
@@ -167,7 +169,9 @@ def test_turned_weights_and_modules_that_only_some_adapt(tmp_path: Path) -> None
     shapes = {name: info.shape for name, info in Checkpoint(base).tensors.items()}
     name = next(each for each in shapes if each.endswith("h.0.mlp.c_fc.weight"))
     inputs, outputs = shapes[name]
-    module = f"base_model.model.{'' if name.startswith('transformer.') else 'transformer.'}{name.removesuffix('.weight')}"
+    module = (
+        f"base_model.model.{'' if name.startswith('transformer.') else 'transformer.'}{name.removesuffix('.weight')}"
+    )
     generator = torch.Generator().manual_seed(0)
     pairs = []
     for number in range(2):
@@ -175,7 +179,9 @@ def test_turned_weights_and_modules_that_only_some_adapt(tmp_path: Path) -> None
         pairs.append((down.double().numpy(), up.double().numpy()))
         folder = tmp_path / f"turned{number}"
         folder.mkdir()
-        save_file({f"{module}.lora_A.weight": down, f"{module}.lora_B.weight": up}, folder / "adapter_model.safetensors")
+        save_file(
+            {f"{module}.lora_A.weight": down, f"{module}.lora_B.weight": up}, folder / "adapter_model.safetensors"
+        )
         fields = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "fan_in_fan_out": True}
         (folder / "adapter_config.json").write_text(json.dumps(fields))
     alone = write_adapter(tmp_path / "elsewhere", base, 5, modules=("h.1.attn.c_proj",))
@@ -188,11 +194,15 @@ def test_turned_weights_and_modules_that_only_some_adapt(tmp_path: Path) -> None
 
 def test_adapters_of_different_ranks_are_refused_by_tensor(tmp_path: Path, base: Path, adapters: list[Path]) -> None:
     other = write_adapter(tmp_path / "wide", base, 9, rank=6)
-    with pytest.raises(MergeError, match=r"tensor model.layers.0\S+: evo_merging adds up adapters of one rank.* \[4, 6\]"):
+    with pytest.raises(
+        MergeError, match=r"tensor model.layers.0\S+: evo_merging adds up adapters of one rank.* \[4, 6\]"
+    ):
         merged(recipe(base, [f"{base}+{adapters[0]}", f"{base}+{other}"], [1.0, 1.0], [1.0, 1.0]))
 
 
-def test_an_adapter_of_another_base_counts_as_the_model_it_makes(tmp_path: Path, adapters: list[Path], base: Path) -> None:
+def test_an_adapter_of_another_base_counts_as_the_model_it_makes(
+    tmp_path: Path, adapters: list[Path], base: Path
+) -> None:
     """Its factors are no change to this base: its task vector is merged, the other base's distance included."""
     other = tmp_path / "a"  # the base's other child, of the same shapes
     model = f"{other}+{adapters[0]}"
