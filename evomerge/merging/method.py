@@ -325,9 +325,9 @@ def merge_method(
     it may name ``prepared`` and ``reduced`` (what the registered functions of these names returned), ``place`` (a
     `Place`), ``statistics`` (one mapping kind → tensor per model), ``seeds`` (one integer per model) and ``factors``
     (of each model a `Factors` or None; None where there are none at all). ``prepare`` takes ``(tensors, base)`` and, if
-    it names them, ``seeds``, ``place``, ``statistics`` and ``shape`` (of tensors that arrive flat); ``reduce`` the first
-    three, ``prepared`` and any parameter. None may write into its inputs; the function must return a new tensor, or an
-    input unchanged.
+    it names them, ``seeds``, ``place``, ``statistics`` and ``shape`` (of tensors that arrive flat); ``reduce`` the
+    first three, ``prepared`` and any parameter. None may write into its inputs; the function must return a new tensor,
+    or an input unchanged.
 
     Raises:
         EvomergeError: the function's arguments and ``parameters`` disagree; names the function and its file.

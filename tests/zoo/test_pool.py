@@ -18,7 +18,7 @@ from evomerge.zoo.family import EXPERTS, Plan
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:(?!evomerge).*"),
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning:peft"),
+    pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning"),  # of PEFT and about it
 ]
 TINY = Plan(
     train_items=120, search_items=30, test_items=30, hidden_size=32, intermediate_size=48, layers=2, heads=2,
