@@ -28,7 +28,9 @@ class Factors:
     def changes(self, base: TensorInfo | None) -> bool:
         """Return whether ``base`` is the very tensor that this is a change to."""
         start = self.start
-        return base is not None and (base.file, base.start, base.stop) == (start.file, start.start, start.stop)
+        if base is None or (base.start, base.stop) != (start.start, start.stop):
+            return False
+        return base.file == start.file or base.file.resolve() == start.file.resolve()
 
     def to(self, device: torch.device) -> Factors:
         """Return the same on ``device``."""

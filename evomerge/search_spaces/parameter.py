@@ -66,6 +66,8 @@ class ParameterSpace:
             [_share(p) if self._shared and p.name == WEIGHT else p for p in method.parameters],
         )
         self.genes, self._constants = table.apply(config.bounds, config.fixed)
+        if self._shared:
+            _check_shares(self._constants)
         names = {parameter.name for parameter in method.parameters}
         self._global = {name: value for name, value in config.fixed.items() if name in names}
 
@@ -103,10 +105,11 @@ class ParameterSpace:
         uniform = {gene.name: gene.initial for gene in self.genes}
         alone = [self._alone(nickname) for nickname in self._info.parents] if self._shared else []
         limits = {gene.name: (gene.low, gene.high) for gene in self.genes if isinstance(gene, FloatGene)}
+        limits |= {name: (float(value), float(value)) for name, value in self._constants.items() if _is_share(name)}
         allowed = [
-            shares
+            {name: share for name, share in shares.items() if name in uniform}
             for shares in alone
-            if all(name in limits and limits[name][0] <= share <= limits[name][1] for name, share in shares.items())
+            if all(limits[name][0] <= share <= limits[name][1] for name, share in shares.items())
         ]
         return [uniform, *({**uniform, **shares} for shares in allowed)]
 
@@ -212,6 +215,20 @@ def _check_weights(config: ParameterSpaceConfig, method: MergeMethod, info: Pare
         yield Problem(what, "search_space.weights", "use weights: free, or a method with weights, such as linear")
     elif len(info.parents) < 2:
         yield Problem("a single parent has nobody to share with", "search_space.weights", "name more parents")
+
+
+def _check_shares(constants: Mapping[str, Value]) -> None:
+    problems = [
+        Problem(f"a share is a number from 0 to 1, found {value}", f"search_space.fixed.{name}")
+        for name, value in constants.items()
+        if _is_share(name) and (isinstance(value, str) or not 0 <= value <= 1)
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _is_share(gene: str) -> bool:
+    return SHARE in gene.split(".")[:2]
 
 
 def _is_weight(slot: _Slot) -> bool:

@@ -138,7 +138,8 @@ def test_each_layer_and_group_has_a_simplex_of_its_own() -> None:
 def test_a_fixed_share_leaves_a_parent_out_and_corners_that_cannot_be_had() -> None:
     found = space("{method: linear, granularity: global, weights: simplex, fixed: {p0.share: 0}}")
     assert [gene.name for gene in found.genes] == ["p1.share"]
-    assert [weights_in(found.express(point)) for point in found.starting_points()] == [[0, 0.5, 0.5]]
+    points = [weights_in(found.express(point)) for point in found.starting_points()]
+    assert points == [[0, 0.5, 0.5], [0, 1, 0], [0, 0, 1]]
     found = space("{method: linear, granularity: global, weights: simplex, bounds: {share: [0, 0.9]}}")
     assert [weights_in(found.express(point)) for point in found.starting_points()[1:]] == [[0, 0, 1]]
 
@@ -150,6 +151,14 @@ def test_a_fixed_share_leaves_a_parent_out_and_corners_that_cannot_be_had() -> N
         ("{method: linear, weights: simplex, bounds: {weight: [0, 1]}}", "'weight' is no parameter and no gene"),
         ("{method: linear, weights: simplex, fixed: {weight: 0.5}}", "'weight' is no parameter and no gene"),
         ("{method: linear, weights: simplex, bounds: {share: [0, 2]}}", r"share has no meaning outside \[0, 1\]"),
+        (
+            "{method: linear, weights: simplex, fixed: {p0.share.layer0: 2}}",
+            r"a share is a number from 0 to 1, found 2",
+        ),
+        (
+            "{method: linear, weights: simplex, fixed: {p0.share.layer0: yes}}",
+            r"a share is a number from 0 to 1, found true",
+        ),
         ("{method: linear, weights: sum}", "weights"),
     ],
 )

@@ -211,6 +211,15 @@ def test_an_adapter_of_another_base_counts_as_the_model_it_makes(
         torch.testing.assert_close(tensor, adapted.tensor(name), rtol=1e-6, atol=1e-6)
 
 
+def test_a_base_under_another_path_is_the_same_base(tmp_path: Path, base: Path, adapters: list[Path]) -> None:
+    (tmp_path / "link").symlink_to(base)
+    plain, linked = (
+        merged(recipe(start, [f"{base}+{each}" for each in adapters], [0.5, 0.75, -1.0], [0.5] * 3))
+        for start in (base, tmp_path / "link")
+    )
+    assert all(torch.equal(tensor, linked[name]) for name, tensor in plain.items())
+
+
 def dyadic(count: int, seed: int) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return [torch.randint(-512, 513, (12, 10), generator=generator) / 256 for _ in range(count)]
