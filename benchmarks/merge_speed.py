@@ -1,9 +1,9 @@
 """How long merging takes, beside copying the same bytes and beside mergekit.
 
-    python benchmarks/merge_speed.py [--hidden 1024] [--layers 12] [--threads 2] [--dtype bfloat16]
+    python benchmarks/merge_speed.py [--hidden 1024] [--layers 12] [--threads 2] [--dtype bfloat16] [--parents 3]
                                      [--only ties dare_ties] [--peer PYTHON_WITH_MERGEKIT]
 
-Makes a random Llama (200M parameters unless told otherwise), a base and three parents, and merges them into a resident
+Makes a random Llama (200M parameters unless told otherwise), a base and some parents, and merges them into a resident
 model: once to prepare what depends on the parents alone, then with other numbers each time. Printed are
 
 - prepare: seconds of the first merge beyond those of the following ones;
@@ -59,12 +59,15 @@ def main() -> None:
     arguments.add_argument("--layers", type=int, default=12)
     arguments.add_argument("--threads", type=int, default=2)
     arguments.add_argument("--dtype", default="bfloat16")
+    arguments.add_argument("--parents", type=int, default=3)
     arguments.add_argument("--only", nargs="*", default=list(PARAMETERS))
     arguments.add_argument("--peer", help="a Python that has mergekit")
     options = arguments.parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
-        paths = make_models(Path(folder), options.hidden, options.layers, getattr(torch, options.dtype))
+        paths = make_models(
+            Path(folder), options.hidden, options.layers, getattr(torch, options.dtype), options.parents
+        )
         report_reading(str(paths["base"]))
         print(f"{'method':<16} {'prepare':>9} {'merge':>9} {'× memcpy':>9} {'× mergekit':>11}")
         for method in options.only:
@@ -74,8 +77,8 @@ def main() -> None:
             print(f"{method:<16} {first - again:7.3f} s {again:7.3f} s {again / copying:9.2f} {peer}", flush=True)
 
 
-def make_models(folder: Path, hidden: int, layers: int, dtype: torch.dtype) -> dict[str, Path]:
-    """Write a base and three parents that differ from it by a little, without tokenizers."""
+def make_models(folder: Path, hidden: int, layers: int, dtype: torch.dtype, parents: int = 3) -> dict[str, Path]:
+    """Write a base and parents that differ from it by a little, without tokenizers."""
     config = LlamaConfig(
         hidden_size=hidden,
         intermediate_size=hidden * 11 // 4,
@@ -86,12 +89,13 @@ def make_models(folder: Path, hidden: int, layers: int, dtype: torch.dtype) -> d
     torch.manual_seed(0)
     model = LlamaForCausalLM(config).to(dtype)
     start = {name: value.clone() for name, value in model.named_parameters()}
-    for name in ("base", "a", "b", "c"):
+    names = ("base", *(f"parent{number}" for number in range(parents)))
+    for name in names:
         for key, parameter in model.named_parameters():
             noise = 0 if name == "base" else 0.002 * torch.randn(parameter.shape)
             parameter.data = (start[key].float() + noise).to(dtype)
         model.save_pretrained(folder / name)
-    return {name: folder / name for name in ("base", "a", "b", "c")}
+    return {name: folder / name for name in names}
 
 
 def report_reading(base: str) -> None:
@@ -104,7 +108,7 @@ def report_reading(base: str) -> None:
 
 def recipe_of(method: str, paths: dict[str, Path], shift: float = 0.0) -> Recipe:
     """Return a recipe of all parents (of one, for methods of two models); ``shift`` changes its numbers."""
-    names = ["a"] if method in TWO_MODELS else ["a", "b", "c"]
+    names = [name for name in paths if name != "base"][: 1 if method in TWO_MODELS else None]
     weight = {} if method in TWO_MODELS else {"weight": 0.3 + shift}
     fields: dict[str, Any] = {} if method == "linear" else {"base_model": str(paths["base"])}
     models = [{"model": str(paths[name]), "parameters": weight} for name in names]
@@ -115,7 +119,7 @@ def recipe_of(method: str, paths: dict[str, Path], shift: float = 0.0) -> Recipe
 def measure(recipe: Recipe, paths: dict[str, Path]) -> tuple[float, float, float]:
     """Return the seconds of the first merge, of a later one, and of copying the parents."""
     parents = Parents.open(recipe.parents())
-    base = recipe.base_model or str(paths["a"])
+    base = recipe.base_model or str(paths["parent0"])
     with tempfile.TemporaryDirectory() as prepared:
         merger = InPlaceMerger(parents, base=base, prepared=Preparations(Path(prepared)))
         started = time.perf_counter()

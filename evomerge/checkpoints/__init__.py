@@ -2,6 +2,7 @@
 
 from evomerge.checkpoints.adapters import AdapterView
 from evomerge.checkpoints.checkpoint import Checkpoint, all_finite
+from evomerge.checkpoints.factors import Factors
 from evomerge.checkpoints.headers import TensorInfo
 from evomerge.checkpoints.naming import one_naming
 from evomerge.checkpoints.opening import open_checkpoint
@@ -26,6 +27,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointView",
     "CheckpointWriter",
+    "Factors",
     "FiniteView",
     "TensorInfo",
     "TensorSpec",

@@ -120,11 +120,15 @@ class LowRank:
             changed[part] = new if factor is None else new * factor
         return changed.reshape(tensor.shape)
 
-    def _factors(self, read: Read) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return L (rows, r) and R (r, columns); L·R is s·B·A, laid out as the weight is."""
+    def pair(self, read: Read) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return A (r, in·kernel) and s·B (out, r), float32."""
         first, second = read(self.first).float(), read(self.second).float()
         rank = len(first)
-        first, second = first.reshape(rank, -1), second.reshape(-1, rank) * self.scale
+        return first.reshape(rank, -1), second.reshape(-1, rank) * self.scale
+
+    def _factors(self, read: Read) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return L (rows, r) and R (r, columns); L·R is s·B·A, laid out as the weight is."""
+        first, second = self.pair(read)
         return (first.T.contiguous(), second.T.contiguous()) if self.transposed else (second, first)
 
     def _column_factor(

@@ -20,6 +20,7 @@ import torch
 
 from evomerge.checkpoints.adapter_changes import AddedBias, Change, LowRank, NewRows, Replaced
 from evomerge.checkpoints.checkpoint import Checkpoint, all_finite, digest_files
+from evomerge.checkpoints.factors import Factors
 from evomerge.checkpoints.headers import TensorInfo, read_header
 from evomerge.checkpoints.links import refuse_links_out
 from evomerge.checkpoints.mapping import MappedFiles
@@ -97,6 +98,23 @@ class AdapterView(CheckpointView):
         if changes:
             self.source.release()  # memory holds the changed tensor, not the base's beside it
         return tensor
+
+    def factors(self, name: str) -> Factors | None:
+        """Return A and B where the adapter adds their product to tensor ``name`` of a plain base and does no more.
+
+        Of a tensor that it leaves alone their rank is 0.
+        """
+        changes = self._changes.get(name, ())
+        if len(changes) > 1 or type(self.source) is not Checkpoint:
+            return None
+        start = self.source.tensors[self._base_name(name)]
+        if not changes:
+            rows = start.shape[0] if start.shape else 1
+            return Factors(torch.empty(0, math.prod(start.shape) // max(rows, 1)), torch.empty(rows, 0), False, start)
+        change = changes[0]
+        if not isinstance(change, LowRank) or change.magnitude is not None:
+            return None
+        return Factors(*change.pair(self._read), change.transposed, start)
 
     def release(self) -> None:
         """Forget what is mapped into memory; tensors handed out stay valid."""

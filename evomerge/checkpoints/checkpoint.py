@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
+from evomerge.checkpoints.factors import Factors
 from evomerge.checkpoints.headers import TensorInfo, read_headers
 from evomerge.checkpoints.links import refuse_links_out
 from evomerge.checkpoints.mapping import MappedFiles
@@ -85,6 +86,10 @@ class Checkpoint:
     def is_plain(self) -> bool:
         """Whether these are tensors alone: there is no config, or one that names no architecture of transformers."""
         return names_no_architecture(self.config)
+
+    def factors(self, name: str) -> Factors | None:
+        """Return tensor ``name``'s change from its base as an adapter stores it; None where it is no such change."""
+        return None
 
     @property
     def folders(self) -> tuple[Path, ...]:

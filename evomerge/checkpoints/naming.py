@@ -14,6 +14,7 @@ from dataclasses import replace
 import torch
 
 from evomerge.checkpoints.checkpoint import Checkpoint
+from evomerge.checkpoints.factors import Factors
 from evomerge.checkpoints.headers import TensorInfo
 from evomerge.checkpoints.skeleton import Skeleton, skeleton
 from evomerge.checkpoints.view import CheckpointView
@@ -94,6 +95,10 @@ class RenamedCheckpoint(CheckpointView):
         if name not in self._fused:
             return self.source.tensor(self._renamed.get(name, name))
         return self._convert(name, {piece: self.source.tensor(piece) for piece in self._fused[name]})
+
+    def factors(self, name: str) -> Factors | None:
+        """Return the source's factors of tensor ``name``, if it is stored in one piece."""
+        return None if name in self._fused else self.source.factors(self._renamed.get(name, name))
 
     def _targets(self, name: str, pieces: tuple[str, ...]) -> tuple[str, ...]:
         shapes = {piece: torch.empty(self.source.tensors[piece].shape, device="meta") for piece in pieces}

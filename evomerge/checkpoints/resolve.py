@@ -96,12 +96,16 @@ def _neighbours(reference: str, base_folder: Path | None) -> str:
 
 
 def _zoo_model(reference: str) -> Path:
-    digits = reference.startswith(DIGITS)
-    prefix, folder = (DIGITS, digits_folder()) if digits else ("zoo/", zoo_folder())
-    built = sorted({f"{prefix}{file.parent.name}" for file in folder.glob("*/*.safetensors")})
+    if reference.startswith(DIGITS):
+        prefix, folder, command = DIGITS, digits_folder(), "evomerge zoo build digits"
+    else:
+        prefix, folder, command = "zoo/", zoo_folder(), "evomerge zoo build"
+    files = [*folder.glob("*/*.safetensors"), *folder.glob("pool/*/*.safetensors")]
+    built = sorted({f"{prefix}{file.parent.relative_to(folder).as_posix()}" for file in files})
     if not built:
-        command = "evomerge zoo build digits" if digits else "evomerge zoo build"
         raise CheckpointError(f"{reference!r}: the zoo is not built (no models in {folder}); run `{command}`")
+    if reference.startswith("zoo/pool/") and not (folder / "pool").is_dir():
+        raise CheckpointError(f"{reference!r}: the zoo's pool is not built; run `evomerge zoo build --pool`")
     if reference not in built:
         raise CheckpointError(f"{reference!r}: no such model in the zoo ({folder}); {suggest(reference, built)}")
     return folder / reference.removeprefix(prefix)

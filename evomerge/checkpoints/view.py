@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from evomerge.checkpoints.checkpoint import Checkpoint, all_finite
+from evomerge.checkpoints.factors import Factors
 from evomerge.checkpoints.headers import TensorInfo
 from evomerge.errors import CheckpointError
 
@@ -81,3 +82,7 @@ class FiniteView(CheckpointView):
         if not all_finite(tensor):
             raise CheckpointError(f"{self.name}: tensor {name} holds NaN or Inf; use another copy of this model")
         return tensor
+
+    def factors(self, name: str) -> Factors | None:
+        """Return the source's factors, which are finite."""
+        return self.source.factors(name)

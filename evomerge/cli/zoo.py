@@ -13,7 +13,10 @@ def command() -> None:
 @command.command()
 @click.argument("family", type=click.Choice(["language", "digits"]), default="language")
 @click.option("--force", is_flag=True, help="Build again even if it is there.")
-def build(family: str, force: bool) -> None:
+@click.option(
+    "--pool", is_flag=True, help="Also train checkpoints of the experts and LoRA adapters, for merges of many."
+)
+def build(family: str, force: bool, pool: bool) -> None:
     """Build a FAMILY of models and cache it.
 
     language (the default): a base and its experts, trained in about two minutes on two cores. digits: small networks
@@ -31,4 +34,6 @@ def build(family: str, force: bool) -> None:
 
         folder = zoo.build(force=force)
         Console().print(zoo.score_table())
+        if pool:
+            zoo.build_pool()
     click.echo(str(folder))

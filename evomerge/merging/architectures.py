@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from evomerge.checkpoints import Checkpoint, CheckpointView
+from evomerge.checkpoints import Checkpoint, CheckpointView, Factors
 from evomerge.recipes import Recipe
 
 
@@ -24,6 +24,9 @@ class _Renamed(CheckpointView):
     def __init__(self, source: Checkpoint, architecture: str) -> None:
         super().__init__(source)
         self.config = {**source.config, "architectures": [architecture]}
+
+    def factors(self, name: str) -> Factors | None:
+        return self.source.factors(name)
 
     @property
     def fingerprint(self) -> str:

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
+from evomerge.checkpoints import Factors
 from evomerge.errors import EvomergeError, MergeError
 from evomerge.merging.state import cut
 from evomerge.registry import Registry
@@ -90,6 +91,7 @@ OFFERED = (
     "statistics",
     "seeds",
     "sums",
+    "factors",
 )  # what functions get besides parameters, if they ask
 
 
@@ -125,6 +127,7 @@ class MergeMethod:
         ordered: the order of the models has a meaning.
         optional_base: a recipe's base, if it names one, is no input like the others either, but the method works
             without one.
+        factored: a change that a LoRA adapter makes to the base reaches it as ``factors``, not in the tensors.
         cost: what a merge costs once prepared, in words.
     """
 
@@ -148,6 +151,7 @@ class MergeMethod:
     others: str = ""
     ordered: bool = False
     optional_base: bool = False
+    factored: bool = False
     cost: str = "one pass over the parents"
 
     def __call__(
@@ -160,6 +164,7 @@ class MergeMethod:
         place: Place = NOWHERE,
         statistics: Sequence[Mapping[str, torch.Tensor]] | None = None,
         sums: Sequence[float] | None = None,
+        factors: Sequence[Factors | None] | None = None,
         chunk: int | None = None,
         **values: Any,
     ) -> torch.Tensor:
@@ -175,6 +180,7 @@ class MergeMethod:
             statistics: for methods that need them, kind → tensor for each of ``tensors``; a kind that was not
                 gathered for this tensor is left out.
             sums: for methods that have ``summed``, its numbers of the whole model; of this tensor alone by default.
+            factors: for methods that take them, the change to the base of each of ``tensors`` that is not in it.
             chunk: entries that elementwise methods see at once; all by default. Changes no number.
             values: parameters by recipe name; those of a model as a sequence, or one number for all.
 
@@ -185,7 +191,7 @@ class MergeMethod:
         Raises:
             MergeError: a parameter is unknown or missing, or the numbers have no meaning.
         """
-        given: dict[str, Any] = {"seeds": seeds, "place": place, "statistics": statistics}
+        given: dict[str, Any] = {"seeds": seeds, "place": place, "statistics": statistics, "factors": factors}
         if self.summed is not None:
             given["sums"] = self.summed(tensors, base) if sums is None else sums
         if self.prepare is not None and prepared is None:
@@ -311,6 +317,7 @@ METHODS: Registry[MergeMethod] = Registry(
         "evomerge.merging.methods.regmean",
         "evomerge.merging.methods.consensus",
         "evomerge.merging.methods.cycle_qd",
+        "evomerge.merging.methods.evo_merging",
         "evomerge.merging.methods.isotropic",
         "evomerge.merging.methods.layer_swap",
         "evomerge.merging.methods.magmax",
@@ -329,11 +336,11 @@ def merge_method(
     The function takes ``(tensors, base, *, <one keyword per parameter>)``, in the order and with the names of
     ``parameters``; parameters of a model arrive as a sequence beside ``tensors``, ``lambda`` as ``lambda_``. Besides
     it may name ``prepared`` and ``reduced`` (what the registered functions of these names returned), ``place`` (a
-    `Place`), ``statistics`` (one mapping kind → tensor per model), ``seeds`` (one integer per model) and ``sums``
-    (what ``summed`` returned of all tensors, added up). ``prepare`` takes ``(tensors, base)`` and, if it names them,
-    ``seeds``, ``place``, ``statistics`` and ``shape`` (of tensors that arrive flat); ``reduce`` the first three,
-    ``prepared``, ``sums`` and any parameter. None may write into its inputs; the function must return a new tensor, or
-    an input unchanged.
+    `Place`), ``statistics`` (one mapping kind → tensor per model), ``seeds`` (one integer per model), ``factors`` (of
+    each model a `Factors` or None; None where there are none at all) and ``sums`` (what ``summed`` returned of all
+    tensors, added up). ``prepare`` takes ``(tensors, base)`` and, if it names them, ``seeds``, ``place``,
+    ``statistics`` and ``shape`` (of tensors that arrive flat); ``reduce`` the first three, ``prepared``, ``sums`` and
+    any parameter. None may write into its inputs; the function must return a new tensor, or an input unchanged.
 
     Raises:
         EvomergeError: the function's arguments and ``parameters`` disagree; names the function and its file.

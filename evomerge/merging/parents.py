@@ -11,7 +11,15 @@ from pathlib import Path
 
 import torch
 
-from evomerge.checkpoints import Checkpoint, FiniteView, TensorInfo, one_naming, open_checkpoint, tied_tensors
+from evomerge.checkpoints import (
+    Checkpoint,
+    Factors,
+    FiniteView,
+    TensorInfo,
+    one_naming,
+    open_checkpoint,
+    tied_tensors,
+)
 from evomerge.errors import CheckpointError, ConfigError, Problem
 from evomerge.merging import compatibility
 from evomerge.merging.optional import has_no_place, is_needed
@@ -154,6 +162,10 @@ class Parents:
         joined = Parents({**self.checkpoints, **members})
         joined.tied = {**self.tied, **{reference: tied_tensors(member) for reference, member in members.items()}}
         return joined
+
+    def factors(self, reference: str, name: str) -> Factors | None:
+        """Return an adapter's change to a tensor as its factors, through a tie if need be; None if it is none such."""
+        return self[reference].factors(self.tied[reference].get(name, name))
 
     def viewed(self, recipe: Recipe) -> Parents:
         """Return the parents as the recipe sees them: with one vocabulary, neurons aligned, where it asks for that.

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import torch
 
+from evomerge.checkpoints import Factors
 from evomerge.errors import MergeError
 from evomerge.merging.chunks import over_chunks
 from evomerge.merging.folding import Factor, factors
@@ -201,7 +202,11 @@ def merge_tensor(
         copied = step.planned.base if step.planned.base in names else next(iter(names))
         return _put(fetch(str(copied), names[str(copied)]), out)
     method = METHODS[chosen.method]
-    tensors = {model: fetch(model, name).to(chosen.dtype) for model, name in chosen.inputs}
+    factors = _factors(chosen, parents) if method.factored else {}
+    tensors = {model: fetch(model, name).to(chosen.dtype) for model, name in chosen.inputs if model not in factors}
+    if factors:
+        tensors |= dict.fromkeys(factors, tensors[str(chosen.base)])
+        tensors = {model: tensors[model] for model in names}
     base = tensors.pop(chosen.base) if chosen.base is not None else None
     if not tensors or (base is None and (method.needs_base or len(tensors) < method.min_models)):
         only = next(iter(tensors.values())) if base is None else base
@@ -215,6 +220,9 @@ def merge_tensor(
     if method.summed is not None:
         given["sums"] = method.summed(others, base) if chosen.sums is None else chosen.sums
     result = torch.empty(step.shape, dtype=chosen.out_dtype) if out is None else out
+    if method.factored:
+        found = [factors.get(model) for model in tensors]
+        given["factors"] = [None if each is None else each.to(result.device) for each in found]
     try:
         if method.prepare is not None:
             given["prepared"] = preparations.get(
@@ -243,6 +251,16 @@ def merge_tensor(
 
     over_chunks(write, flat.numel(), flat.device, fused=method.fused and pays(flat.numel(), flat.device.type))
     return result
+
+
+def _factors(chosen: Numbers, parents: Parents) -> dict[str, Factors]:
+    """Return, for each model that is the base with an adapter, the adapter's change to this tensor as its factors."""
+    if chosen.base is None:
+        return {}
+    names = dict(chosen.inputs)
+    base = parents.info(chosen.base, names[chosen.base])
+    found = {model: parents.factors(model, names[model]) for model in chosen.models}
+    return {model: each for model, each in found.items() if each is not None and each.changes(base)}
 
 
 def merge_dtypes(recipe: Recipe, step: Step) -> tuple[torch.dtype, torch.dtype]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from evomerge.checkpoints import Checkpoint, CheckpointView, TensorInfo
+from evomerge.checkpoints import Checkpoint, CheckpointView, Factors, TensorInfo
 
 Read = Callable[[str, str], torch.Tensor]
 
@@ -140,6 +140,10 @@ class VocabularyView(CheckpointView):
         if name in self._copies:
             return self._copies[name].made(name, self._read)
         return super().tensor(self._untied.get(name, name))
+
+    def factors(self, name: str) -> Factors | None:
+        """Return the source's factors of tensors that count no tokens."""
+        return None if name in self._copies or name in self._untied else self.source.factors(name)
 
     def release(self) -> None:
         """Forget what is mapped into memory, of the models that rows are taken from too."""

@@ -26,6 +26,7 @@ class ParameterSpaceConfig(SearchSpaceConfig):
     granularity: str = "layer"
     smooth: int | None = Field(default=None, ge=2)
     groups: tuple[GroupSetting, ...] = ()
+    weights: Literal["free", "simplex"] = "free"
     bounds: dict[str, tuple[FiniteFloat, FiniteFloat]] = Field(default_factory=dict)
     fixed: dict[str, Fixed] = Field(default_factory=dict)
 

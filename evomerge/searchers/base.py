@@ -152,6 +152,7 @@ SEARCHERS: Registry[SearcherEntry] = Registry(
     modules=(
         "evomerge.searchers.cma_es",
         "evomerge.searchers.cycle_qd",
+        "evomerge.searchers.evo_merging",
         "evomerge.searchers.kinship",
         "evomerge.searchers.m2n2",
         "evomerge.searchers.map",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-__all__ = ["MODELS", "TASKS", "build", "score_table", "zoo_folder"]
+__all__ = ["MODELS", "TASKS", "build", "build_pool", "score_table", "zoo_folder"]
 
 
 def build(force: bool = False, progress: bool = True) -> Path:
@@ -35,6 +35,20 @@ def build(force: bool = False, progress: bool = True) -> Path:
     from evomerge.zoo.building import build_zoo
 
     return build_zoo(zoo_folder(), force=force, progress=progress)
+
+
+def build_pool(progress: bool = True) -> Path:
+    """Train the experts' checkpoints and LoRA adapters beside the zoo, and return their folder; at once if it is there.
+
+    Args:
+        progress: show a bar in a terminal, plain lines elsewhere.
+
+    Raises:
+        EvomergeError: the zoo is not built, or training failed.
+    """
+    from evomerge.zoo import pool
+
+    return pool.build_pool(zoo_folder(), progress=progress)
 
 
 def score_table() -> Table:

@@ -60,6 +60,7 @@ class Member:
 
 
 BASE = "base"
+POOL = "pool"  # the folder of what is built with `--pool`
 UNIFORM = "uniform"  # the plain average of the experts, scored beside them
 FAMILY: Mapping[str, Member] = MappingProxyType(
     {

@@ -41,12 +41,17 @@ def train_model(name: str, folder: Path, plan: Plan, report: Progress) -> None:
         steps = plan.base_steps
     else:
         model = LlamaForCausalLM.from_pretrained(folder / BASE)
-        optimizers = [_adamw(model.parameters(), plan.expert_learning_rate)]
-        steps = round(plan.expert_steps * member.effort)
-    shares = member.shares()
-    mixture = Mixture({pool: read_examples(pool, folder, tokenizer) for pool in shares}, shares, f"{plan.seed}/{name}")
+        optimizers = [adamw(model.parameters(), plan.expert_learning_rate)]
+        steps = expert_steps(name, plan)
+    mixture = training_data(name, folder, plan, tokenizer)
     fit(model, mixture, optimizers, steps, plan.batch_size, lambda step: report(name, step, steps))
     write_model(model, tokenizer, folder / name, member, name)
+
+
+def training_data(name: str, folder: Path, plan: Plan, tokenizer: PreTrainedTokenizerBase) -> Mixture:
+    """Return what model ``name`` is trained on; the batches come in the same order each time."""
+    shares = FAMILY[name].shares()
+    return Mixture({pool: read_examples(pool, folder, tokenizer) for pool in shares}, shares, f"{plan.seed}/{name}")
 
 
 def model_config(plan: Plan, tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:
@@ -138,11 +143,17 @@ def base_optimizers(model: LlamaForCausalLM, plan: Plan) -> list[torch.optim.Opt
         (matrices if parameter.ndim == 2 and "embed" not in name else rest).append(parameter)
     return [
         torch.optim.Muon(matrices, plan.base_muon_rate, weight_decay=0.01, momentum=0.95, ns_steps=4),
-        _adamw(rest, plan.base_learning_rate),
+        adamw(rest, plan.base_learning_rate),
     ]
 
 
-def _adamw(parameters: Iterable[torch.nn.Parameter], rate: float) -> torch.optim.AdamW:
+def expert_steps(name: str, plan: Plan) -> int:
+    """Return for how many steps an expert is trained."""
+    return round(plan.expert_steps * FAMILY[name].effort)
+
+
+def adamw(parameters: Iterable[torch.nn.Parameter], rate: float) -> torch.optim.AdamW:
+    """Return AdamW as the whole zoo uses it."""
     return torch.optim.AdamW(parameters, rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
 
 

@@ -15,6 +15,9 @@ FILES = sorted(FOLDER.rglob("*.yaml"))
 PARTS = ("self_attn.q_proj", "mlp.up_proj", "input_layernorm")
 DOCUMENTED = {
     "global-linear": lambda p, layers: p,
+    "recycling": lambda p, layers: p - 1,
+    "recycling-free": lambda p, layers: p,
+    "evo-merging": lambda p, layers: 2 * p,
     "global-task-arithmetic": lambda p, layers: p,
     "grouped-task-arithmetic": lambda p, layers: 4 * p,
     "smooth-task-arithmetic": lambda p, layers: 10 * p,

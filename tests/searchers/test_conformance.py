@@ -15,6 +15,7 @@ CONFIGS = {
     "cma-es": {"kind": "cma-es"},
     "cma-es-bipop": {"kind": "cma-es", "restarts": "bipop", "population": 5},
     "cma-es-diagonal": {"kind": "cma-es", "restarts": "none", "diagonal": True, "sigma0": 0.5},
+    "evo-merging": {"kind": "evo-merging", "population": 6, "denoising": 12},
     "nsga2": {"kind": "nsga2", "population": 10},
     "nsga2-sbx-polynomial": {"kind": "nsga2", "population": 6, "crossover": "sbx", "mutation": "polynomial"},
     "tpe": {"kind": "optuna", "sampler": "TPESampler"},
