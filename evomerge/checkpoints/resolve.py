@@ -100,8 +100,9 @@ def _zoo_model(reference: str) -> Path:
         prefix, folder, command = DIGITS, digits_folder(), "evomerge zoo build digits"
     else:
         prefix, folder, command = "zoo/", zoo_folder(), "evomerge zoo build"
-    files = [*folder.glob("*/*.safetensors"), *folder.glob("pool/*/*.safetensors")]
-    built = sorted({f"{prefix}{file.parent.relative_to(folder).as_posix()}" for file in files})
+    places = ("*/config.json", "*/*.safetensors", "pool/*/*.safetensors")
+    models = {file.parent.relative_to(folder).as_posix() for place in places for file in folder.glob(place)}
+    built = sorted(f"{prefix}{model}" for model in models)
     if not built:
         raise CheckpointError(f"{reference!r}: the zoo is not built (no models in {folder}); run `{command}`")
     if reference.startswith("zoo/pool/") and not (folder / "pool").is_dir():
