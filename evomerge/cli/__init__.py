@@ -29,6 +29,7 @@ COMMANDS = {
     "export": ("export", "Write the winner as a model folder, and push it to the Hub."),
     "merge": ("merge", "Carry out one recipe, without a search."),
     "recipe": ("recipe", "Print a recipe, for mergekit if asked."),
+    "kinship": ("kinship", "Say how alike models are: similarities of their task vectors."),
     "statistics": ("statistics", "Gather what data-aware merge methods need, from a small calibration set."),
     "calibrate": ("calibrate", "Learn a task's items from the responses of many models: an item bank."),
     "zoo": ("zoo", "Build the small models that the examples search over."),

@@ -26,13 +26,14 @@ from evomerge.fitness import Fitness
 from evomerge.fitness.estimation import estimate_problems, open_banks, partial_banks
 from evomerge.fitness.irt.bank import ItemBank
 from evomerge.fitness.overlap import overlaps
+from evomerge.kinship import Products
 from evomerge.merging import Parents, check_recipe
 from evomerge.merging.members import member_problems
 from evomerge.merging.paths import path_problems
 from evomerge.merging.tokenizer_files import merged_tokenizer
 from evomerge.recipes import Alignment, ModelInput, Recipe, path_of, routed_recipe
-from evomerge.search_spaces import ChoiceGene, ParentsInfo, SearchSpace, build_search_space
-from evomerge.search_spaces.lineage import LINEAGE, lineage_of
+from evomerge.search_spaces import ChoiceGene, Genome, ParentsInfo, SearchSpace, build_search_space
+from evomerge.search_spaces.lineage import LINEAGE, LineageSpace, lineage_of
 from evomerge.searchers import SEARCHERS, ObjectiveSpec, Searcher, build_searcher
 
 T = TypeVar("T")
@@ -63,8 +64,8 @@ class Prepared:
     banks: Mapping[str, ItemBank] | None = None
     known_front: np.ndarray | None = None
 
-    def searcher(self, trials: int) -> Searcher:
-        """Return a fresh searcher, as it was before the first trial."""
+    def searcher(self, trials: int, kinship: Products | None = None) -> Searcher:
+        """Return a fresh searcher, as it was before the first trial; ``kinship`` is the parents', if it asks for it."""
         return build_searcher(
             self.experiment.searcher,
             self.space.genes,
@@ -72,6 +73,8 @@ class Prepared:
             trials,
             self.space.starting_points(),
             tuple(self.experiment.parents),
+            between=_between(self.space),
+            kinship=kinship,
         )
 
     @property
@@ -128,10 +131,12 @@ def prepare(experiment: ExperimentConfig, *, out: Path | None = None) -> Prepare
             problems += member_problems({reference: parents[reference] for reference in crossed})
         donor = like.base_model or like.parents()[0]
     if space and objectives:
-        names = tuple(experiment.parents)
+        names, between = tuple(experiment.parents), _between(space)
         _attempt(
             problems,
-            lambda: build_searcher(experiment.searcher, space.genes, objectives, experiment.budget.trials, [], names),
+            lambda: build_searcher(
+                experiment.searcher, space.genes, objectives, experiment.budget.trials, [], names, between=between
+            ),
         )
     banks = _attempt(problems, lambda: _banks(fitness, experiment)) if fitness else None
     known = _attempt(problems, lambda: _known_front(experiment, objectives)) if objectives else None
@@ -159,12 +164,20 @@ def _unfit_searcher(experiment: ExperimentConfig) -> list[Problem]:
         what = f"the searcher {experiment.searcher.kind!r} cannot choose which earlier trials are crossed"
         able = ", ".join(name for name, other in SEARCHERS.items() if other.lineage) or "none of those installed"
         problems.append(Problem(what, experiment.where(("searcher",)), f"searchers of lineage: {able}"))
+    if entry.kinship and experiment.base is None:
+        what = f"the searcher {experiment.searcher.kind!r} compares task vectors, and the experiment has no base"
+        hint = "name the model that the parents were fine-tuned from"
+        problems.append(Problem(what, experiment.where(("base",)), hint))
     if experiment.fitness.estimate is not None and (entry.per_item or kind == LINEAGE):
         what = "scores of trials that are crossed again cannot be estimated from a few items: children differ in all"
         if entry.per_item:
             what = f"the searcher {experiment.searcher.kind!r} learns from every item, and trials would be asked few"
         problems.append(Problem(what, experiment.where(("fitness", "estimate")), "leave out fitness.estimate"))
     return problems
+
+
+def _between(space: SearchSpace) -> Callable[[float], Genome] | None:
+    return space.between if isinstance(space, LineageSpace) else None
 
 
 def _banks(fitness: Fitness, experiment: ExperimentConfig) -> Mapping[str, ItemBank] | None:

@@ -24,6 +24,7 @@ from evomerge.experiments.interrupts import Interrupts, watched
 from evomerge.experiments.journal import Journal, NotBegunError, Trial, discard
 from evomerge.experiments.journals.address import read_address
 from evomerge.experiments.journals.server import check_server
+from evomerge.experiments.kinship import compared, products_of
 from evomerge.experiments.loop import AllFailed, drained, search
 from evomerge.experiments.preflight import Prepared, prepare
 from evomerge.experiments.racing import EstimatedPlan
@@ -38,6 +39,7 @@ from evomerge.experiments.worker_watch import WorkerWatch, watching
 from evomerge.fitness import Split
 from evomerge.fitness.estimation import Estimation, estimation, require_units
 from evomerge.fitness.estimation import read as read_estimation
+from evomerge.kinship import Products
 from evomerge.recipes import Recipe
 from evomerge.reports.progress import Display
 from evomerge.search_spaces.lineage import lineage_of
@@ -400,7 +402,8 @@ class _Run:
         tracker.start_clock()
         laps.restart()
         evaluations.recall(recorded)
-        searcher, entry = self.prepared.searcher(budget), SEARCHERS[experiment.searcher.kind]
+        entry = SEARCHERS[experiment.searcher.kind]
+        searcher = self.prepared.searcher(budget, self.kinship() if entry.kinship else None)
         search(
             searcher,
             space,
@@ -419,6 +422,16 @@ class _Run:
         of_this = confirmation is not None and confirmation.run_trials == tracker.done
         self.write_front(tracker, confirmation if of_this else None)
         return tracker
+
+    def kinship(self) -> Products:
+        """Return what the kinship of the parents follows from, read from their weights once in a run."""
+        recorded = self.journal.facts().get("kinship")
+        if recorded is None:
+            self.display.note("comparing the parents: kinship of their task vectors")
+            found = products_of(compared(self.prepared.experiment), self.prepared.parents)[""]
+            recorded = found.to_json()
+            self.journal.note("kinship", recorded)
+        return Products.from_json(recorded)
 
     def explain(self, searcher: Searcher) -> None:
         """Keep what the searcher learnt, if it is one that can say it."""

@@ -20,11 +20,13 @@ from evomerge.experiments.summarise_stages import check_last_began, merges_of
 from evomerge.experiments.summarise_surrogates import surrogates
 from evomerge.experiments.tracker import Tracker, row
 from evomerge.fronts import Quality
+from evomerge.kinship import Products
 from evomerge.recipes import Recipe, write_recipes
 from evomerge.reports.summary import (
     Comparison,
     Interval,
     ObjectiveInfo,
+    ParentsKinship,
     ReferenceRow,
     RunSummary,
 )
@@ -86,6 +88,7 @@ def summarise(path: Path) -> RunSummary:
         surrogates=surrogates(amortized, trials, confirmation, facts) if amortized else None,
         tree=merges_of(folder),
         archives=archives(experiment.searcher, journal.objectives, trials),
+        kinship=_kinship(experiment.parents, facts),
     )
     estimate = experiment.fitness.estimate
     if estimate is None:
@@ -117,6 +120,10 @@ def status(folder: RunFolder, done: int, budget: int, confirmation: Confirmation
     if folder.is_running:
         return "running"
     return "finished" if done >= budget and confirmation else "interrupted"
+
+
+def _kinship(parents: Mapping[str, str], facts: Mapping[str, Any]) -> ParentsKinship | None:
+    return ParentsKinship(tuple(parents), Products.from_json(facts["kinship"])) if "kinship" in facts else None
 
 
 def objective_infos(facts: Mapping[str, Any]) -> list[ObjectiveInfo]:

@@ -27,6 +27,7 @@ from evomerge.recipes.path_text import path_in_words
 from evomerge.reports import archives, estimates, surrogates, timings, tree, wording
 from evomerge.reports.front_plots import front_figures, profile_figure
 from evomerge.reports.importance import FEWEST_TRIALS, GeneImportance, importance, over_depth, without_depth
+from evomerge.reports.kinship_figure import kinship_figure
 from evomerge.reports.paths import path_figure, path_note, winner_recipe
 from evomerge.reports.plots import (
     TOP_GENES,
@@ -114,6 +115,7 @@ def render_report(summary: RunSummary) -> str:
             (figures.add(f"archive-{index}", figure), caption)
             for index, (figure, caption) in enumerate(archives.figures(summary.archives))
         ],
+        kinship=_kinship(summary, figures),
         estimates=_estimates(summary, figures),
         surrogates=_surrogates(summary, figures),
         tree=_tree(summary),
@@ -340,6 +342,14 @@ def _tree(summary: RunSummary) -> dict[str, Any] | None:
     if not summary.tree:
         return None
     return {"columns": [o.title for o in summary.objectives], "rows": tree.rows(summary)}
+
+
+def _kinship(summary: RunSummary, figures: Figures) -> tuple[str, str] | None:
+    """Return figure and caption of the parents' kinship; None where the searcher does not ask for it."""
+    if summary.kinship is None:
+        return None
+    figure, caption = kinship_figure(summary.kinship)
+    return figures.add("kinship", figure), caption
 
 
 def _yaml(text: str) -> Markup:

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Literal
 
 from evomerge.fronts import Quality
+from evomerge.kinship import Products
 from evomerge.search_spaces.genes import Genome
 from evomerge.searchers.grids import GridArchive
 from evomerge.searchers.surrogates.explanation import Prediction, SurrogateFacts
@@ -311,6 +312,14 @@ class MergeOfTwo:
 
 
 @dataclass(frozen=True)
+class ParentsKinship:
+    """The parents, by name, and what their kinship follows from."""
+
+    models: Sequence[str]
+    products: Products
+
+
+@dataclass(frozen=True)
 class RunSummary:
     """A run, finished or not.
 
@@ -323,7 +332,7 @@ class RunSummary:
     last trial, None for a single objective; ``igd_plus`` holds (trial number, IGD+ up to that trial) where a front is
     known. ``surrogates`` is None unless the searcher fits any, and before it told of them. ``tree`` holds the merges of
     a nested run, each after those that it merges. ``archives`` holds the grids of a searcher that fills niches, by what
-    their elites are judged by; elites are named by their trials.
+    their elites are judged by; elites are named by their trials. ``kinship`` is None unless the searcher asks for it.
     """
 
     name: str
@@ -353,6 +362,7 @@ class RunSummary:
     surrogates: Surrogates | None = None
     tree: Sequence[MergeOfTwo] = ()
     archives: Mapping[str, GridArchive] = field(default_factory=dict)
+    kinship: ParentsKinship | None = None
 
     @property
     def complete(self) -> list[TrialRow]:

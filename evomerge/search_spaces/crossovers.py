@@ -28,12 +28,15 @@ class Crossover:
         fields: (first, second, genome, base) to the recipe's fields besides ``dtype``. The sources are references, and
             may be equal (a recipe cannot list a model twice; see `alone`); the base is None if the experiment has none.
         needs_base: whether it takes task vectors from the experiment's base.
+        between: t to the genes of the child of (1 - t) times the first source's task vector and t times the second's;
+            None where no genes make such children.
     """
 
     summary: str
     genes: tuple[Gene, ...]
     fields: Callable[[str, str, Genome, str | None], Fields]
     needs_base: bool = False
+    between: Callable[[float], Genome] | None = None
 
 
 @dataclass(frozen=True)
@@ -130,19 +133,34 @@ def _mutated(fields: Fields, genome: Genome, parameter: str, of_one: Fields) -> 
     return {**fields, "parameters": numbers, "seed": genome["mutation.seed"]}
 
 
+def _shared(t: float) -> Genome:
+    return {"first.weight": 1 - t, "second.weight": t}
+
+
 WEIGHTS = (FloatGene("first.weight", 0.0, 1.0, 0.5), FloatGene("second.weight", 0.0, 1.0, 0.5))
 NEAR_ONE = (FloatGene("first.weight", 0.0, 2.0, 1.0), FloatGene("second.weight", 0.0, 2.0, 1.0))
 SHAKEN = (FloatGene("mutation.scale", 0.0, 1.0, 0.0), IntGene("mutation.seed", 0, 2**31 - 1, 0))
 
 CROSSOVERS.add(
     "slerp",
-    Crossover("on the arc between the sources, tensor by tensor", (FloatGene("weight", 0.0, 1.0, 0.5),), _slerp),
+    Crossover(
+        "on the arc between the sources, tensor by tensor",
+        (FloatGene("weight", 0.0, 1.0, 0.5),),
+        _slerp,
+        between=lambda t: {"weight": t},  # but for the angle between the sources, which is small
+    ),
     origin=__name__,
 )
-CROSSOVERS.add("linear", Crossover("a weighted sum of the sources", WEIGHTS, _linear), origin=__name__)
+CROSSOVERS.add("linear", Crossover("a weighted sum of the sources", WEIGHTS, _linear, between=_shared), origin=__name__)
 CROSSOVERS.add(
     "task_arithmetic",
-    Crossover("the base and a weighted sum of the sources' task vectors", WEIGHTS, _task_arithmetic, needs_base=True),
+    Crossover(
+        "the base and a weighted sum of the sources' task vectors",
+        WEIGHTS,
+        _task_arithmetic,
+        needs_base=True,
+        between=_shared,
+    ),
     origin=__name__,
 )
 CROSSOVERS.add(

@@ -18,6 +18,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from evomerge.errors import ConfigError, Problem, suggest
+from evomerge.kinship import Products
 from evomerge.recipes.yaml import Document, Key, validate
 from evomerge.registry import Registry
 from evomerge.search_spaces.genes import FloatGene, Gene, Genome, IntGene, Value
@@ -97,6 +98,9 @@ class Setting:
         budget: trials planned. Proposals must not depend on it, or a finished run could not be extended.
         starting_points: known genomes worth starting from, such as the uniform merge; may be empty.
         parents: nicknames, in order: to searchers of lineage, -1 is the first of them, -2 the second, …
+        between: t to the genes, but for the sources, of the child of (1 - t) times the first source's task vector and t
+            times the second's; None where the search space has no such children.
+        kinship: what the kinship of the parents follows from, to searchers that ask for it; None until a run begins.
     """
 
     genes: tuple[Gene, ...]
@@ -104,6 +108,8 @@ class Setting:
     budget: int
     starting_points: tuple[Genome, ...] = ()
     parents: tuple[str, ...] = ()
+    between: Callable[[float], Genome] | None = None
+    kinship: Products | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +130,8 @@ class SearcherEntry:
         lineage: whether its genomes name their sources among the trials that it was told: the genes ``first`` and
             ``second`` are the number of a trial (counted from 0 as they are told; of one that did not fail), or
             negative for a parent (``Setting.parents``). It searches spaces of kind ``lineage``, and only these.
+        kinship: whether it asks for the kinship of the parents; its children are weighted sums of task vectors then
+            (``Setting.between``), so that theirs follows.
     """
 
     config: type[SearcherConfig]
@@ -136,6 +144,7 @@ class SearcherEntry:
     learns: bool = True
     per_item: bool = False
     lineage: bool = False
+    kinship: bool = False
 
 
 SEARCHERS: Registry[SearcherEntry] = Registry(
@@ -143,6 +152,7 @@ SEARCHERS: Registry[SearcherEntry] = Registry(
     modules=(
         "evomerge.searchers.cma_es",
         "evomerge.searchers.cycle_qd",
+        "evomerge.searchers.kinship",
         "evomerge.searchers.m2n2",
         "evomerge.searchers.map",
         "evomerge.searchers.map_elites",
@@ -185,6 +195,9 @@ def build_searcher(
     budget: int,
     starting_points: Sequence[Genome] = (),
     parents: Sequence[str] = (),
+    *,
+    between: Callable[[float], Genome] | None = None,
+    kinship: Products | None = None,
 ) -> Searcher:
     """Return a new searcher, ready to be asked.
 
@@ -196,6 +209,8 @@ def build_searcher(
         starting_points: known genomes worth starting from; docs/searchers.md says what each kind does with
             them.
         parents: nicknames of the experiment's parents.
+        between: see `Setting`.
+        kinship: see `Setting`.
 
     Raises:
         ConfigError: the genes, the objectives or the starting points cannot be searched; every problem at
@@ -208,7 +223,8 @@ def build_searcher(
         problems += _point_problems(genes, point, f"starting point {number}")
     if problems:
         raise ConfigError(problems)
-    return entry.build(config, Setting(tuple(genes), tuple(objectives), budget, tuple(starting_points), tuple(parents)))
+    setting = Setting(tuple(genes), tuple(objectives), budget, tuple(starting_points), tuple(parents), between, kinship)
+    return entry.build(config, setting)
 
 
 def _gene_problems(genes: Sequence[Gene]) -> list[Problem]:

@@ -98,7 +98,7 @@ class LineageSearcher(ABC):
         self._told = 0
 
     def ask(self) -> dict[str, Value] | None:
-        """Return a parent as it is, then children; None while fewer than two members live and results may come."""
+        """Return a parent as it is, then children; None while fewer than two members live and parents are in flight."""
         if self._seeds:
             parent = self._seeds.popleft()
             return self._in_flight.asked(self.genes.genome(parent, parent, {}), "seed")
@@ -106,7 +106,7 @@ class LineageSearcher(ABC):
             return self._in_flight.asked(aggregate, "aggregate")
         sources = self.sources()
         if sources is None:
-            if len(self._in_flight):
+            if self._told < self.genes.parents:
                 return None
             sources = self._two_parents()
         values = self.genes.uniform(self.generator) | {SCALE: self._scale, **self.crossing()}

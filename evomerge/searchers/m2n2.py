@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from evomerge.errors import ConfigError, Problem, RunError
+from evomerge.errors import RunError
 from evomerge.search_spaces.genes import Value
 from evomerge.searchers.base import SEARCHERS, ObjectiveSpec, SearcherEntry, Setting
 from evomerge.searchers.breeding import LineageConfig, LineageSearcher
@@ -46,9 +46,6 @@ class M2n2Searcher(LineageSearcher):
 
     def __init__(self, config: M2n2Config, setting: Setting) -> None:
         super().__init__(config, setting)
-        if minimised := [objective.name for objective in setting.objectives if objective.direction == "minimize"]:
-            what = f"m2n2 shares out what items give, and {minimised[0]!r} is to be minimised"
-            raise ConfigError(Problem(what, "objectives", "use a metric that is maximised, or another searcher"))
         self._config = config
         self._alpha = config.alpha if config.competition else 0.0
         self._shares = np.empty(0)  # of the items, by their objectives
@@ -83,6 +80,8 @@ class M2n2Searcher(LineageSearcher):
         return {} if self._config.split or SPLIT not in self.genes.own else {SPLIT: self.genes.high(SPLIT)}
 
     def _gains(self, scores: Array) -> Array:
+        """Return what members gain; of an item with scores below 0, by how far they are above the worst one."""
+        scores = scores - np.minimum(scores.min(axis=0), 0.0)
         capacities = scores.max(axis=0) if self._config.capacity == "best" else 1.0
         return gains(scores, self._alpha, capacities * self._shares)
 
@@ -91,8 +90,6 @@ class M2n2Searcher(LineageSearcher):
         if items is None:
             raise RunError("m2n2 learns from each item's score, and none were told")
         scores = [np.asarray(items[o.name], dtype=np.float64) for o in self.objectives]
-        for objective, found in zip(self.objectives, scores, strict=True):
-            _check(objective, found)
         if not len(self._shares):
             self._shares = item_shares(self.objectives, [len(found) for found in scores])
         return np.concatenate(scores)
@@ -107,14 +104,6 @@ def item_shares(objectives: Sequence[ObjectiveSpec], counts: Sequence[int]) -> A
             for objective, count in zip(objectives, counts, strict=True)
         ]
     )
-
-
-def _check(objective: ObjectiveSpec, scores: Array) -> None:
-    if len(scores) and not float(scores.min()) >= 0:
-        raise RunError(
-            f"m2n2 shares out what items give, so scores must be 0 or more, but {objective.name!r} has "
-            f"{scores.min():.4g}: use a metric such as exact_match or acc, or another searcher"
-        )
 
 
 SEARCHERS.add(

@@ -20,7 +20,7 @@ import random
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import cycle
 from pathlib import Path
@@ -31,6 +31,7 @@ import pytest
 
 import evomerge
 from evomerge.errors import RunError
+from evomerge.kinship import Products
 from evomerge.search_spaces.genes import ChoiceGene, FloatGene, Gene, Genome, IntGene, Value
 from evomerge.search_spaces.lineage import LAST_TRIAL, SOURCES
 from evomerge.searchers import (
@@ -109,10 +110,16 @@ def drive(searcher: Searcher, evaluate: Evaluate, trials: int, in_flight: int = 
     return told
 
 
-def score_items(genome: Genome, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return scores of some items in [0, 1] for each of these objectives of a genome."""
+def products(vectors: np.ndarray) -> Products:
+    """Return what the kinship of task vectors follows from, (models, entries)."""
+    apart = vectors[:, None] - vectors
+    return Products(vectors.shape[1], vectors.sum(1), vectors @ vectors.T, (apart**2).sum(-1))
+
+
+def score_items(genome: Genome, objectives: Iterable[str]) -> dict[str, np.ndarray]:
+    """Return scores of some items in [0, 1] for each objective of a genome."""
     digits = json.dumps(dict(genome), sort_keys=True).encode()
-    return {name: np.random.default_rng([*digits, place]).random(ITEMS) for place, name in enumerate(names)}
+    return {name: np.random.default_rng([*digits, place]).random(ITEMS) for place, name in enumerate(objectives)}
 
 
 class ToldItems:
@@ -134,8 +141,34 @@ class ToldItems:
         """Tell the searcher the items' scores too; none of a trial that failed or whose objectives are not finite."""
         scores = None
         if objectives is not None and all(map(math.isfinite, objectives.values())):
-            scores = score_items(genome, list(objectives))
+            scores = score_items(genome, objectives)
         self.searcher.tell(genome, objectives, standard_errors, scores)
+
+
+class Counted:
+    """A searcher that notes how many trials it was told when it proposed each: ``told``."""
+
+    def __init__(self, searcher: Searcher) -> None:
+        self.searcher = searcher
+        self.told: list[int] = []
+        self._count = 0
+
+    def ask(self) -> dict[str, Value] | None:
+        """Return the searcher's genome."""
+        genome = self.searcher.ask()
+        if genome is not None:
+            self.told.append(self._count)
+        return genome
+
+    def tell(
+        self,
+        genome: Genome,
+        objectives: Mapping[str, float] | None,
+        standard_errors: Mapping[str, float] | None = None,
+    ) -> None:
+        """Tell the searcher."""
+        self.searcher.tell(genome, objectives, standard_errors)
+        self._count += 1
 
 
 def built(
@@ -145,8 +178,11 @@ def built(
     budget: int,
     starting_points: Sequence[Genome] = (),
 ) -> Searcher:
-    """Return a new searcher, told items' scores if it learns from them."""
-    searcher = build_searcher(config, genes, objectives, budget, starting_points, PARENTS)
+    """Return a new searcher, told items' scores if it learns from them, and how its parents are kin."""
+    kinship = products(np.array([[2.0, 0.0, 1.0], [-1.0, 1.0, 1.0], [1.0, 1.0, 2.0]]))
+    searcher = build_searcher(
+        config, genes, objectives, budget, starting_points, PARENTS, between=lambda t: {"weight": t}, kinship=kinship
+    )
     return ToldItems(cast(ItemSearcher, searcher)) if SEARCHERS[config.kind].per_item else searcher
 
 
@@ -376,14 +412,16 @@ class LineageSearcherTestCase(SearcherTestCase):
     def test_sources_are_parents_or_told_trials_that_did_not_fail(
         self, config: SearcherConfig, genes: tuple[Gene, ...], in_flight: int
     ) -> None:
-        trials = drive(self.build(config, genes), score_some, self.trials, in_flight)
+        searcher = Counted(self.build(config, genes))
+        trials = drive(searcher, score_some, self.trials, in_flight)
         named = set()
-        for number, trial in enumerate(trials):
+        for number, (trial, told) in enumerate(zip(trials, searcher.told, strict=True)):
             for source in (int(trial.genome[name]) for name in SOURCES):
                 named.add(source)
-                if source >= 0:
-                    assert source <= number - in_flight, f"trial {number} names trial {source}, which was not told yet"
-                    assert trials[source].objectives is not None, f"trial {source} failed"
+                if source < 0:  # a parent
+                    continue
+                assert source < told, f"trial {number} names trial {source}, which was not told yet"
+                assert trials[source].objectives is not None, f"trial {source} failed"
         assert any(source >= 0 for source in named), "no trial is ever crossed again"
 
 

@@ -2,9 +2,12 @@
 
 import pytest
 
-from evomerge.searchers import SEARCHERS, read_searcher
+from evomerge.search_spaces.genes import FloatGene
+from evomerge.search_spaces.lineage import SOURCES
+from evomerge.searchers import SEARCHERS, ObjectiveSpec, read_searcher
+from evomerge.searchers.grids import AxisConfig
 from evomerge.testing.crossing import CrossingConfig
-from evomerge.testing.searchers import SPACES, LineageSearcherTestCase, SearcherTestCase
+from evomerge.testing.searchers import LINEAGE, SPACES, LineageSearcherTestCase, SearcherTestCase, drive, score
 
 CONFIGS = {
     "random": {"kind": "random"},
@@ -73,6 +76,49 @@ class TestReferenceOfLineage(LineageSearcherTestCase):
         return CrossingConfig(**request.param)
 
 
+NICHES = {"near": {"low": -40.0, "high": 0.0}, "cost": {"low": 0.0, "high": 40.0}}
+POPULATIONS = {
+    "kinship": {"kind": "kinship"},
+    "kinship-greedy": {"kind": "kinship", "top": 2, "explore": 0},
+    "kinship-previous": {"kind": "kinship", "explore": 2, "partners": "previous", "metric": "ed"},
+    "m2n2": {"kind": "m2n2", "archive": 5},
+    "m2n2-plain": {"kind": "m2n2", "archive": 5, "competition": False, "attraction": False, "split": False},
+    "map-elites": {"kind": "map-elites", "bins": 4, "grid": NICHES},
+    "map-elites-quality": {"kind": "map-elites", "sampling": "quality", "grid": NICHES},
+    "cycle-qd": {"kind": "cycle-qd", "bins": 5, "aggregate": 6, "grid": NICHES},
+    "cycle-qd-random": {"kind": "cycle-qd", "sampling": "random", "swap": 3, "aggregate": 0, "grid": NICHES},
+}
+
+
+class TestPopulations(LineageSearcherTestCase):
+    @pytest.fixture(params=sorted(POPULATIONS))
+    def config(self, request):
+        return read_searcher(POPULATIONS[request.param])
+
+    @property
+    def traced(self):
+        weights = (FloatGene(f"{source}.weight", 0.0, 2.0, 1.0) for source in SOURCES)
+        return (*LINEAGE, *weights, FloatGene("mutation.scale", 0.0, 1.0, 0.0))
+
+    @pytest.fixture
+    def genes(self):
+        return self.traced
+
+    def test_the_direction_is_obeyed(self, config, genes):
+        if config.kind == "m2n2":
+            pytest.skip("learns from items, whose scores are higher the better whatever the direction")
+        up, down = (tuple(ObjectiveSpec(name, d) for name in ("near", "cost")) for d in ("maximize", "minimize"))
+        wide = {name: AxisConfig(low=-40.0, high=40.0) for name in ("near", "cost")}
+
+        def turned(genome):
+            return {name: -value for name, value in score(genome).items()}
+
+        config = config.model_copy(update={"grid": wide} if "grid" in type(config).model_fields else {})
+        first = drive(self.build(config, genes, up), turned, self.trials)
+        second = drive(self.build(config, genes, down), score, self.trials)
+        assert [trial.genome for trial in first] == [trial.genome for trial in second]
+
+
 def test_every_kind_is_under_test():
-    tested = {config["kind"] for config in (*CONFIGS.values(), *SURROGATES.values())}
-    assert tested == {name for name, entry in SEARCHERS.items() if not entry.lineage}  # those: test_populations
+    tested = {config["kind"] for kinds in (CONFIGS, SURROGATES, POPULATIONS) for config in kinds.values()}
+    assert tested == {kind for kind in SEARCHERS if SEARCHERS.origin(kind) != CrossingConfig.__module__}
