@@ -223,9 +223,7 @@ def build_searcher(
         problems += _point_problems(genes, point, f"starting point {number}")
     if problems:
         raise ConfigError(problems)
-    setting = Setting(
-        tuple(genes), tuple(objectives), budget, tuple(starting_points), tuple(parents), between, kinship
-    )
+    setting = Setting(tuple(genes), tuple(objectives), budget, tuple(starting_points), tuple(parents), between, kinship)
     return entry.build(config, setting)
 
 
