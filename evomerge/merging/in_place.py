@@ -112,8 +112,8 @@ class InPlaceMerger:
 
             # What is prepared of members is of no use to other recipes.
             prepared = Preparations() if members else self._preparations
-            sums = model_sums(recipe, seen, fetch)
-            self._merge([(recipe, seen, step) for step in seen.plan(recipe)], prepared, sums)
+            planned = [(recipe, seen, step) for step in seen.plan(recipe)]
+            self._merge(planned, prepared, model_sums(recipe, seen, fetch))
             return
         if self._router is None:
             self._router = Router(self.model)

@@ -76,14 +76,14 @@ class LineageSpace:
         return self._genes
 
     @property
-    def genes_of_founders(self) -> tuple[Gene, ...]:
-        """The genes of children of the parents alone, which mean something before any trial is told."""
-        return tuple(replace(g, high=-1) if g.name in SOURCES and isinstance(g, IntGene) else g for g in self._genes)
-
-    @property
     def between(self) -> Callable[[float], Genome] | None:
         """The crossover's genes of a child between its sources (`Crossover.between`); None if it is mutated, too."""
         return self._crossover.between if self._mutation is None else None
+
+    @property
+    def genes_of_founders(self) -> tuple[Gene, ...]:
+        """The genes of children of the parents alone, which mean something before any trial is told."""
+        return tuple(replace(g, high=-1) if g.name in SOURCES and isinstance(g, IntGene) else g for g in self._genes)
 
     def starting_points(self) -> list[Genome]:
         """Return the parents as they are."""

@@ -20,7 +20,7 @@ import random
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import cycle
 from pathlib import Path
@@ -116,10 +116,10 @@ def products(vectors: np.ndarray) -> Products:
     return Products(vectors.shape[1], vectors.sum(1), vectors @ vectors.T, (apart**2).sum(-1))
 
 
-def score_items(genome: Genome, objectives: Iterable[str]) -> dict[str, np.ndarray]:
-    """Return scores of some items in [0, 1] for each objective of a genome."""
+def score_items(genome: Genome, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return scores of some items in [0, 1] for each of these objectives of a genome."""
     digits = json.dumps(dict(genome), sort_keys=True).encode()
-    return {name: np.random.default_rng([*digits, place]).random(ITEMS) for place, name in enumerate(objectives)}
+    return {name: np.random.default_rng([*digits, place]).random(ITEMS) for place, name in enumerate(names)}
 
 
 class ToldItems:
@@ -141,7 +141,7 @@ class ToldItems:
         """Tell the searcher the items' scores too; none of a trial that failed or whose objectives are not finite."""
         scores = None
         if objectives is not None and all(map(math.isfinite, objectives.values())):
-            scores = score_items(genome, objectives)
+            scores = score_items(genome, list(objectives))
         self.searcher.tell(genome, objectives, standard_errors, scores)
 
 
@@ -418,10 +418,9 @@ class LineageSearcherTestCase(SearcherTestCase):
         for number, (trial, told) in enumerate(zip(trials, searcher.told, strict=True)):
             for source in (int(trial.genome[name]) for name in SOURCES):
                 named.add(source)
-                if source < 0:  # a parent
-                    continue
-                assert source < told, f"trial {number} names trial {source}, which was not told yet"
-                assert trials[source].objectives is not None, f"trial {source} failed"
+                if source >= 0:
+                    assert source < told, f"trial {number} names trial {source}, which was not told yet"
+                    assert trials[source].objectives is not None, f"trial {source} failed"
         assert any(source >= 0 for source in named), "no trial is ever crossed again"
 
 
