@@ -12,6 +12,7 @@ metric, their weights loaded in float32 beforehand.
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import tempfile
 from pathlib import Path
@@ -56,6 +57,9 @@ def report_peer(checkout: Path, paths: dict[str, str]) -> None:
     """Print how long the authors' code takes for each metric of two models, whose weights are loaded in float32."""
     sys.path.insert(0, str(checkout))
     from metrics import calculate, utility
+
+    logging.disable(logging.CRITICAL)
+    utility.tqdm = lambda items, **_: items
 
     def loaded(folder: str, device: str) -> dict[str, torch.Tensor]:
         checkpoint = Parents.open([folder])[folder]

@@ -117,7 +117,7 @@ def _of_entries(rows: Sequence[torch.Tensor], base: torch.Tensor, start: int, st
     beginning = base[start:stop].double()
     vectors = torch.empty(len(rows), stop - start, dtype=torch.float64, device=base.device)
     for vector, row in zip(vectors, rows, strict=True):
-        torch.sub(row[start:stop].double(), beginning, out=vector)
+        vector.copy_(row[start:stop]).sub_(beginning)
     squares = np.zeros((len(rows), len(rows)))
     squares[np.triu_indices(len(rows), 1)] = torch.pdist(vectors).square_().numpy()
     return Products(
