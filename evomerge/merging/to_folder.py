@@ -106,10 +106,9 @@ def _identity(recipe: Recipe, parents: Parents) -> str:
 def _write_companions(recipe: Recipe, parents: Parents, specs: list[TensorSpec], folder: Path) -> None:
     """Write config, tokenizer, generation config and the recipe beside the weights; of plain tensors as they are."""
     donor = parents[donor_of(recipe)]
-    if donor.is_plain:
-        config = donor.config
-    else:
-        config = output_config(recipe, parents, specs) | write_tokenizer(recipe, parents.checkpoints, folder)
+    config = output_config(recipe, parents, specs)
+    if not donor.is_plain:
+        config |= write_tokenizer(recipe, parents.checkpoints, folder)
         copy_processors(donor.folder, folder)
     if config:
         text = json.dumps(config, indent=2, ensure_ascii=False)
@@ -118,8 +117,13 @@ def _write_companions(recipe: Recipe, parents: Parents, specs: list[TensorSpec],
 
 
 def output_config(recipe: Recipe, parents: Parents, specs: list[TensorSpec]) -> dict[str, Any]:
-    """Return the merged model's config: the base's (or first model's), dtype, depth and ties put right."""
+    """Return the merged model's config: the base's (or first model's), dtype, depth and ties put right.
+
+    That of plain tensors is theirs as it is, and empty if they have none.
+    """
     donor = parents[donor_of(recipe)]
+    if donor.is_plain:
+        return dict(donor.config)
     config = {name: value for name, value in donor.config.items() if name != "_name_or_path"}
     sizes: Counter[torch.dtype] = Counter()
     for spec in specs:
