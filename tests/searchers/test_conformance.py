@@ -2,12 +2,10 @@
 
 import pytest
 
-from evomerge.search_spaces.genes import FloatGene
-from evomerge.search_spaces.lineage import SOURCES
 from evomerge.searchers import SEARCHERS, ObjectiveSpec, read_searcher
 from evomerge.searchers.grids import AxisConfig
 from evomerge.testing.crossing import CrossingConfig
-from evomerge.testing.searchers import LINEAGE, SPACES, LineageSearcherTestCase, SearcherTestCase, drive, score
+from evomerge.testing.searchers import SPACES, LineageSearcherTestCase, SearcherTestCase, drive, score
 
 CONFIGS = {
     "random": {"kind": "random"},
@@ -94,15 +92,6 @@ class TestPopulations(LineageSearcherTestCase):
     @pytest.fixture(params=sorted(POPULATIONS))
     def config(self, request):
         return read_searcher(POPULATIONS[request.param])
-
-    @property
-    def traced(self):
-        weights = (FloatGene(f"{source}.weight", 0.0, 2.0, 1.0) for source in SOURCES)
-        return (*LINEAGE, *weights, FloatGene("mutation.scale", 0.0, 1.0, 0.0))
-
-    @pytest.fixture
-    def genes(self):
-        return self.traced
 
     def test_the_direction_is_obeyed(self, config, genes):
         if config.kind == "m2n2":
