@@ -74,7 +74,8 @@ def memory_of(
             logits = max(logits, size * scored * text.vocab_size * dtype.itemsize)
             activations = max(activations, size * task.prompt * width(config) * dtype.itemsize)
     except (CheckpointError, AttributeError, TypeError) as error:
-        assumed.append(f"what a batch takes is not known: {error}")
+        if not donor.is_plain:  # plain tensors have no config: what their functions take is another matter
+            assumed.append(f"what a batch takes is not known: {error}")
     if not lengths:
         assumed.append("what functions take is not known")
     state = prepared_bytes(prepared.like, parents)
