@@ -156,7 +156,7 @@ class SimulatedPool:
         }
         self._answer = Responses(answers).to_json()
 
-    def submit(self, key: str, recipe: str, *items: object, ahead: bool = False) -> None:
+    def submit(self, key: str, recipe: str, *items: object, ahead: bool = False, lineage: object = None) -> None:
         """Queue a recipe."""
         self._waiting.append(key)
         self.dispatch()
