@@ -248,7 +248,7 @@ def _living(searcher: object, parents: int) -> list[int]:
     if hasattr(searcher, "members"):
         names = searcher.members
     else:
-        names = [elite.name for elite in searcher.archive.elites.values()]  # type: ignore[attr-defined]
+        names = [elite.name for elite in searcher.archives["quality"].elites.values()]  # type: ignore[attr-defined]
     return [name if name >= 0 else -name - 1 for name in names]
 
 

@@ -39,8 +39,7 @@ class RunWorkers:
     def placement(self) -> Placement:
         """Where they run; asking starts Ray."""
         if self._placement is None:
-            connect(self._address, self._display.note)
-            self._connected()
+            self._connect()
             self._placement = self._place()
         return self._placement
 
@@ -64,6 +63,14 @@ class RunWorkers:
         """Stop them."""
         if self._pool:
             self._pool.close()
+
+    def _connect(self) -> None:
+        try:
+            connect(self._address, self._display.note)
+        except SystemExit as ended:  # from Ray's own handler of SIGTERM, which `connected` replaces
+            raise KeyboardInterrupt from ended
+        finally:
+            self._connected()
 
     def _place(self) -> Placement:
         config, trials = self._prepared.experiment.workers, self._prepared.experiment.budget.trials

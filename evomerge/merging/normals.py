@@ -38,12 +38,13 @@ class Normals(NamedTuple):
     def cut(self, start: int, stop: int) -> torch.Tensor:
         """Return the draws of the flat entries [start, stop), float32."""
         first = start // BLOCK
-        blocks = [self._block(number) for number in range(first, max(-(-stop // BLOCK), first + 1))]
-        return torch.from_numpy(np.concatenate(blocks))[start - first * BLOCK : stop - first * BLOCK]
+        blocks = [self._block(number, stop) for number in range(first, max(-(-stop // BLOCK), first + 1))]
+        return torch.from_numpy(np.concatenate(blocks))[start - first * BLOCK :]
 
-    def _block(self, number: int) -> np.ndarray:
+    def _block(self, number: int, stop: int) -> np.ndarray:
+        """Return a block's draws up to the entry ``stop``; they follow one another, so the rest need not be drawn."""
         generator = np.random.Generator(np.random.Philox(key=[self.seed, number]))
-        return generator.standard_normal(BLOCK, dtype=np.float32)
+        return generator.standard_normal(min(BLOCK, stop - number * BLOCK), dtype=np.float32)
 
 
 def uniform(seed: int, count: int) -> torch.Tensor:
