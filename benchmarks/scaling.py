@@ -186,7 +186,7 @@ class SimulatedPool:
 class SimulatedPlan:
     """All items for each recipe, scored by its genome."""
 
-    name, digest = "search", "simulated"
+    name, digest, asks_again = "search", "simulated", False
 
     def begin(self, recipe: Recipe, genome: Genome):
         asked = Asked({"math": (), "japanese": ()}, {})

@@ -14,10 +14,11 @@ from pathlib import Path
 
 from evomerge.errors import ConfigError, Problem
 from evomerge.experiments import calibration, staging
-from evomerge.experiments.evaluations import Asked, Evaluations, FixedPlan, ResponseStore
+from evomerge.experiments.evaluations import Asked, Evaluations, FixedPlan
 from evomerge.experiments.identity import settings_of
 from evomerge.experiments.interrupts import watched
 from evomerge.experiments.preflight import Prepared, prepare
+from evomerge.experiments.response_store import ResponseStore
 from evomerge.experiments.run_folder import RunFolder
 from evomerge.experiments.run_workers import open_workers
 from evomerge.experiments.schema import ExperimentConfig
@@ -132,7 +133,7 @@ def _identity(prepared: Prepared) -> str:
 
 def _missing(recipes: Mapping[str, Recipe], plan: FixedPlan, folder: Path) -> list[str]:
     """Return the names of the recipes without stored responses."""
-    store = ResponseStore(folder / plan.name, plan.digest)
+    store = ResponseStore(folder, plan.name, plan.digest)
     return [name for name, recipe in recipes.items() if store.read(recipe.hash) is None]
 
 

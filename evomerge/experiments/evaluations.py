@@ -13,12 +13,12 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol, get_args
+from typing import Any, ClassVar, NamedTuple, Protocol, get_args
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from evomerge.errors import RunError, WorkerError
 from evomerge.experiments.confirmation import shares
 from evomerge.experiments.journal import Trial
 from evomerge.experiments.loop import Candidate
-from evomerge.experiments.run_folder import write_json
+from evomerge.experiments.response_store import ResponseStore
 from evomerge.fitness import Fitness, Responses, Split
 from evomerge.recipes import Recipe, pack_recipe, sources_of
 from evomerge.redaction import redact
@@ -81,6 +81,10 @@ class Plan(Protocol):
     def digest(self) -> str:
         """Differs where other items may be asked; responses stored under another digest are not used."""
 
+    @property
+    def asks_again(self) -> bool:
+        """Whether more may be asked of a recipe once its responses are in."""
+
     def begin(self, recipe: Recipe, genome: Genome) -> Asking:
         """Return what decides on the items of the recipe, which is started now."""
 
@@ -101,6 +105,7 @@ class FixedPlan:
     name: str
     fitness: Fitness
     asked: Asked
+    asks_again: ClassVar[bool] = False
 
     @property
     def digest(self) -> str:
@@ -114,34 +119,6 @@ class FixedPlan:
     def score(self, responses: Responses, genome: Genome, recipe_hash: str) -> Scored:
         """Return the exact objectives."""
         return Scored(self.fitness.score(responses), {}, {})
-
-
-class ResponseStore:
-    """A folder of responses: one JSON file per recipe.
-
-    Args:
-        folder: the folder.
-        digest: of the items that may be asked; a file made with others is not used. None takes any.
-    """
-
-    def __init__(self, folder: Path, digest: str | None = None) -> None:
-        self._folder, self._digest = folder, digest
-
-    def read(self, recipe_hash: str) -> Outcome | None:
-        """Return the stored outcome, or None."""
-        try:
-            data = json.loads(self._path(recipe_hash).read_text(encoding="utf-8"))
-            return Outcome(**data["outcome"]) if self._digest in (None, data["items"]) else None
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
-    def write(self, recipe_hash: str, outcome: Outcome) -> None:
-        """Store a successful outcome, in one step."""
-        answered = {name: value for name, value in asdict(outcome).items() if name != "missing"}
-        write_json(self._path(recipe_hash), {"items": self._digest, "outcome": answered})
-
-    def _path(self, recipe_hash: str) -> Path:
-        return self._folder / f"{recipe_hash}.json"
 
 
 class Evaluations:
@@ -170,12 +147,13 @@ class Evaluations:
         self._packed = lru_cache(maxsize=KEPT)(self._pack)
         self.waited = 0.0
         self._next_trial = 0
-        self._store = ResponseStore(folder / plan.name, plan.digest)
+        self._store = ResponseStore(folder, plan.name, plan.digest)
         self._pending: dict[str, _Pending] = {}
         self._failed: dict[str, Outcome] = {}
         self._asked: set[str] = set()
         self._dropped: set[str] = set()
         self._new: dict[str, Outcome] = {}  # stored, and not asked for yet
+        self._latest: tuple[str, Responses] | None = None  # of the last trial; its item scores are often wanted next
 
     def start(self, recipe: Recipe, genome: Genome = NO_GENOME, label: str = "") -> None:
         """Begin to evaluate ``recipe``, unless its responses are known or on their way.
@@ -234,15 +212,20 @@ class Evaluations:
         Raises:
             RunError: its responses are no longer there.
         """
+        responses = self._stored_responses(trial)
+        signs = {each.name: 1.0 if each.direction == "maximize" else -1.0 for each in fitness.objectives}
+        return {name: sign * np.array(fitness.item_values(responses, name)) for name, sign in signs.items()}
+
+    def _stored_responses(self, trial: Trial) -> Responses:
+        if self._latest is not None and self._latest[0] == trial.recipe_hash:
+            return self._latest[1]
         stored = self._store.read(trial.recipe_hash)
         if stored is None or stored.responses is None:
             raise RunError(
-                f"the responses of trial {trial.number} are gone ({trial.recipe_hash}.json), which the searcher learns "
-                "from: restore the run's responses folder, or start a new run"
+                f"the responses of trial {trial.number}, which the searcher learns from, are not in {self._store.path} "
+                f"(recipe {trial.recipe_hash}): restore the file, or start a new run"
             )
-        responses = Responses.from_json(stored.responses)
-        signs = {each.name: 1.0 if each.direction == "maximize" else -1.0 for each in fitness.objectives}
-        return {name: sign * np.array(fitness.item_values(responses, name)) for name, sign in signs.items()}
+        return Responses.from_json(stored.responses)
 
     def finish(self, candidate: Candidate) -> Trial | None:
         """Wait for the candidate's evaluation and return it as a trial; a failure is a trial without objectives.
@@ -275,6 +258,7 @@ class Evaluations:
         self._asked.add(key)
         if outcome.responses is not None:
             responses = Responses.from_json(outcome.responses)
+            self._latest = key, responses
             scored, error = self._score(responses, genome, key)
             truncated, unextracted = shares(responses, "truncated"), shares(responses, "unextracted")
             items = {task: len(found.items) for task, found in responses.tasks.items()}
@@ -329,7 +313,7 @@ class Evaluations:
         if pending.outcome is not None:
             outcome = joined(pending.outcome, outcome)
         try:
-            more = pending.asking(Responses.from_json(outcome.responses or ""))
+            more = pending.asking(Responses.from_json(outcome.responses or "")) if self._plan.asks_again else None
         except Exception:
             self._failed[key] = replace(outcome, responses=None, error=traceback.format_exc())
             del self._pending[key]

@@ -13,10 +13,11 @@ from evomerge.checkpoints.view import BesideFiles
 from evomerge.errors import ConfigError, ExportError, Problem
 from evomerge.experiments import picks, staging
 from evomerge.experiments.confirmation import read_confirmation
-from evomerge.experiments.evaluations import SPLITS, ResponseStore
+from evomerge.experiments.evaluations import SPLITS
 from evomerge.experiments.front_file import read_front, recipe_of
 from evomerge.experiments.journal import Journal
 from evomerge.experiments.preflight import Prepared, prepare
+from evomerge.experiments.response_store import ResponseStore
 from evomerge.experiments.run_card import card_of
 from evomerge.experiments.run_folder import RunFolder
 from evomerge.experiments.schema import PICK, PICKS
@@ -166,7 +167,7 @@ def _verify(folder: RunFolder, out: Path, recipe: Recipe, prepared: Prepared, fa
         model = {n: t.cuda() for n, t in model.items()} if isinstance(model, dict) else model.to("cuda")
     checked = 0
     for split in SPLITS:
-        stored = ResponseStore(folder.responses / split).read(recipe.hash)
+        stored = ResponseStore(folder.responses, split).read(recipe.hash)
         if stored is None or stored.responses is None:
             continue
         trial = Responses.from_json(stored.responses)

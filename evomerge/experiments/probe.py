@@ -22,6 +22,7 @@ from evomerge.experiments.calibration import random_merges
 from evomerge.experiments.evaluations import Asked, Evaluations, FixedPlan
 from evomerge.experiments.journal import Journal, Trial
 from evomerge.experiments.preflight import Prepared, uniform
+from evomerge.experiments.response_store import ResponseStore
 from evomerge.experiments.run_workers import open_workers
 from evomerge.fitness.estimate_config import CalibrationConfig
 from evomerge.recipes import Recipe
@@ -102,8 +103,7 @@ class _Prober:
         outcome = evaluations.outcome(recipe)
         if outcome.responses is None:
             raise WorkerError(f"a merge could not be evaluated, so no run can be:\n{outcome.error}")
-        stored = self._folder / plan.name / f"{recipe.hash}.json"
-        return _Ran(outcome, evaluations, stored.stat().st_size)
+        return _Ran(outcome, evaluations, ResponseStore(self._folder, plan.name).path.stat().st_size)
 
 
 class _Ran(NamedTuple):

@@ -125,6 +125,11 @@ class EstimatedPlan:
             for trial, value, error in zip(trials, values, errors, strict=True)
         ]
 
+    @property
+    def asks_again(self) -> bool:
+        """Whether candidates race."""
+        return self._estimation.config.adaptive is not None
+
     def begin(self, recipe: Recipe, genome: Genome) -> Asking:
         """Return what decides on the items of the candidate asked now."""
         items, config = self._estimation.items_of(recipe.hash), self._estimation.config

@@ -28,6 +28,7 @@ from evomerge.experiments.kinship import compared, products_of
 from evomerge.experiments.loop import AllFailed, drained, search
 from evomerge.experiments.preflight import Prepared, prepare
 from evomerge.experiments.racing import EstimatedPlan
+from evomerge.experiments.response_store import SUFFIX
 from evomerge.experiments.run_folder import RunFolder
 from evomerge.experiments.run_loggers import RunLoggers, open_loggers
 from evomerge.experiments.run_workers import RunWorkers, open_workers
@@ -82,7 +83,7 @@ def start(experiment: ExperimentConfig, out: Path, display: Display, *, ray_addr
                 return _carry_on(folder, prepared, display, ray_address)
             return _in_stages(folder, experiment, prepared, display, ray_address)
         except EvomergeError as error:
-            evaluated = isinstance(error, RunError) and any(out.rglob(f"{folder.responses.name}/*/*.json"))
+            evaluated = isinstance(error, RunError) and any(out.rglob(f"{folder.responses.name}/*{SUFFIX}"))
             if not evaluated and not any(_has_trials(RunFolder(j.parent)) for j in out.rglob(folder.journal.name)):
                 _undo(folder, existed)
             raise

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from evomerge.experiments.calibration import read_banks
-from evomerge.experiments.evaluations import ResponseStore
 from evomerge.experiments.journal import Trial
+from evomerge.experiments.response_store import ResponseStore
 from evomerge.experiments.run_folder import RunFolder
 from evomerge.fitness import Responses
 from evomerge.fitness.estimate_config import EstimateConfig
@@ -92,16 +92,16 @@ def estimates(
 
 def _soft(folder: RunFolder, evaluated: Sequence[Trial]) -> Counter[str]:
     """Return how many soft responses of each task are stored: the trials' and those of calibration."""
-    calibrated = [path.stem for path in (folder.responses / "calibration").glob("*.json")]
+    searched, calibrated = (ResponseStore(folder.responses, part) for part in ("search", "calibration"))
     found = Counter[str]()
-    for part, hashes in (("search", [trial.recipe_hash for trial in evaluated]), ("calibration", calibrated)):
-        for responses in filter(None, (_responses(folder, part, recipe_hash) for recipe_hash in hashes)):
+    for store, hashes in ((searched, [trial.recipe_hash for trial in evaluated]), (calibrated, list(calibrated))):
+        for responses in filter(None, (_responses(store, recipe_hash) for recipe_hash in hashes)):
             found.update({task: len(given.gold or {}) for task, given in responses.tasks.items()})
     return found
 
 
-def _responses(folder: RunFolder, part: str, recipe_hash: str) -> Responses | None:
-    outcome = ResponseStore(folder.responses / part).read(recipe_hash)
+def _responses(store: ResponseStore, recipe_hash: str) -> Responses | None:
+    outcome = store.read(recipe_hash)
     return None if outcome is None or outcome.responses is None else Responses.from_json(outcome.responses)
 
 
@@ -134,7 +134,7 @@ def _check(trial: TrialRow, objective: str, confirmed: Interval, items: int) -> 
 def _abilities(row: ConfirmedRow, banks: Mapping[str, ItemBank], folder: RunFolder, recipe_hash: str) -> AbilityRow:
     """Return a model's abilities; none where its responses on the search items are no longer there."""
     part = "calibration" if row.trial is None else "search"
-    responses = _responses(folder, part, recipe_hash)
+    responses = _responses(ResponseStore(folder.responses, part), recipe_hash)
     values = {} if responses is None else {name: ability(bank, responses) for name, bank in banks.items()}
     return AbilityRow(row.label, row.kind, values)
 

@@ -14,6 +14,7 @@ from evomerge.experiments.run import start
 from evomerge.experiments.schema import ExperimentConfig, read_experiment
 from evomerge.fitness.estimate_config import CalibrationConfig, SoftConfig
 from evomerge.fitness.irt.bank import ItemBank
+from evomerge.testing.stored import stored_responses
 from evomerge.testing.tasks import write_choices
 from evomerge.testing.tiny_experiment import SilentDisplay, tiny_experiment
 from evomerge.testing.tiny_models import tiny_family
@@ -59,7 +60,7 @@ def run(file: Path, out: Path, *overrides: str) -> None:
 
 
 def evaluated(out: Path, split: str = "calibration") -> set[str]:
-    return {path.stem for path in (out / "responses" / split).iterdir()}
+    return set(stored_responses(out, split))
 
 
 def test_a_run_makes_the_same_banks_by_itself(file: Path, banks: Path) -> None:

@@ -15,10 +15,10 @@ from evomerge.cli import main
 from evomerge.experiments.amortized import Amortized, read_amortized
 from evomerge.experiments.confirmation import Confirmation, read_confirmation
 from evomerge.experiments.confirming import Model, ask, predictions
-from evomerge.experiments.evaluations import ResponseStore
 from evomerge.experiments.front_file import read_front, recipe_of
 from evomerge.experiments.journal import Journal, Trial
 from evomerge.experiments.preflight import prepare
+from evomerge.experiments.response_store import ResponseStore
 from evomerge.experiments.run import resume, start
 from evomerge.experiments.schema import read_experiment
 from evomerge.experiments.summarise import summarise
@@ -119,8 +119,8 @@ def test_they_count_by_their_scores_on_items_that_nobody_searched_on(run: Path) 
     for entry in entries(run):
         recipe = recipe_of(entry)
         assert recipe == prepared.space.express(entry["genome"])
-        assert ResponseStore(run / "responses" / "search").read(recipe.hash) is None
-        outcome = ResponseStore(run / "responses" / "confirmation").read(recipe.hash)
+        assert ResponseStore(run / "responses", "search").read(recipe.hash) is None
+        outcome = ResponseStore(run / "responses", "confirmation").read(recipe.hash)
         assert outcome is not None
         responses = Responses.from_json(outcome.responses or "")
         assert {task: sorted(part.items) for task, part in responses.tasks.items()} == {

@@ -16,6 +16,7 @@ from evomerge.errors import ConfigError
 from evomerge.experiments.calibration import read_banks
 from evomerge.experiments.export_run import choose, export
 from evomerge.experiments.journal import Journal
+from evomerge.experiments.response_store import ResponseStore
 from evomerge.experiments.run import resume, start
 from evomerge.experiments.schema import read_experiment
 from evomerge.fitness import Fitness, Responses
@@ -59,8 +60,9 @@ def trials(run: Path) -> list[tuple[int, dict, dict | None, dict, dict]]:
 
 
 def stored(run: Path, part: str) -> list[Responses]:
-    texts = [json.loads(path.read_text()) for path in (run / "responses" / part).glob("*.json")]
-    return [Responses.from_json(text["outcome"]["responses"]) for text in texts]
+    store = ResponseStore(run / "responses", part)
+    outcomes = [store.read(recipe_hash) for recipe_hash in store]
+    return [Responses.from_json(outcome.responses or "") for outcome in outcomes if outcome is not None]
 
 
 def test_trials_are_asked_few_items_and_say_how_sure_they_are(whole: Path) -> None:
@@ -85,8 +87,9 @@ def test_estimates_are_those_of_the_banks_and_responses_kept(whole: Path) -> Non
     banks = read_banks(whole / "banks", ["right"])
     again = read(fitness, banks, journal.facts()["estimation"], config.estimate)
     for trial in journal.trials():
-        text = (whole / "responses" / "search" / f"{trial.recipe_hash}.json").read_text()
-        found = again.score(fitness, Responses.from_json(json.loads(text)["outcome"]["responses"]))
+        outcome = ResponseStore(whole / "responses", "search").read(trial.recipe_hash)
+        assert outcome is not None
+        found = again.score(fitness, Responses.from_json(outcome.responses or ""))
         told = trial.own.get("right") or (trial.objectives["right"], trial.standard_errors["right"])
         assert found["right"] == tuple(told)
 
@@ -126,7 +129,7 @@ def test_a_run_cut_anywhere_goes_on_as_if_it_never_was(folder: Path, whole: Path
     first = next(n for n, line in enumerate(lines) if json.loads(line)["op_code"] == 4)
     (out / "journal.log").write_text("".join(lines[: first + kept]))
     if kept == 0:
-        shutil.rmtree(out / "responses" / "search")
+        (out / "responses" / "search.jsonl").unlink()
     assert resume(out, SilentDisplay()).finished
     assert trials(out) == trials(whole)
 

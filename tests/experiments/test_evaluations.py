@@ -76,13 +76,15 @@ def test_responses_to_other_items_are_not_used(tmp_path: Path) -> None:
 
 def test_a_damaged_file_is_evaluated_again(tmp_path: Path) -> None:
     pool = Counting(Outcome(ANSWERS.to_json()))
-    (tmp_path / "search").mkdir()
-    for damage in ("", "{", "[]", '{"items": "d"}', '{"items": "d", "outcome": {"nonsense": 1}}'):
-        (tmp_path / "search" / f"{RECIPE.hash}.json").write_text(damage)
+    begin = f'{{"recipe":"{RECIPE.hash}","items":"{evaluations(tmp_path, pool)._plan.digest}",'
+    damages = ("", "{", "[]", "\0" * 40, f"{begin}\n", f'{begin}"nonsense":1}}\n', f'{begin}"responses":{{"tasks":{{\n')
+    for damage in damages:
+        (tmp_path / "search.jsonl").write_text(damage)
         session = evaluations(tmp_path, pool)
         session.start(RECIPE)
         assert session.trial(0, {}, RECIPE).objectives == {"acc": 0.5}
-    assert pool.asked == 5
+        assert evaluations(tmp_path, pool).trial(0, {}, RECIPE).objectives == {"acc": 0.5}
+    assert pool.asked == len(damages)
 
 
 def overflow(responses: Responses) -> dict[str, float]:
@@ -164,4 +166,4 @@ def test_a_worker_is_sent_the_sources_and_their_ancestors_only_if_it_asks(tmp_pa
     asked.start(child, genome)
     assert asked.outcome(child).responses is not None
     assert pool.sent == [(hashes[4],), tuple(hashes)]
-    assert "missing" not in (tmp_path / "search" / f"{child.hash}.json").read_text()
+    assert "missing" not in (tmp_path / "search.jsonl").read_text()

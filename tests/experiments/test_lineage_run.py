@@ -31,6 +31,7 @@ from evomerge.merging import InPlaceMerger
 from evomerge.merging.members import SMALL, Members
 from evomerge.merging.stages import merge_stages
 from evomerge.recipes import pack_recipe, read_recipes, sources_of
+from evomerge.testing.stored import keep_stored
 from evomerge.testing.tiny_experiment import SilentDisplay, tiny_experiment
 from evomerge.testing.tiny_models import tiny_family
 
@@ -118,9 +119,8 @@ def test_a_run_cut_at_any_trial_resumes_to_the_same_trials_without_its_members(
     out.mkdir()
     shutil.copy(whole / "experiment.yaml", out)
     (out / "journal.log").write_bytes(b"".join(lines[: first + kept]) + lines[first + kept][:40])
-    (out / "responses" / "search").mkdir(parents=True)
-    for _, _, _, recipe_hash in trials(whole)[:kept]:
-        shutil.copy(whole / "responses" / "search" / f"{recipe_hash}.json", out / "responses" / "search")
+    shutil.copytree(whole / "responses", out / "responses", ignore=lambda folder, names: {"confirmation.jsonl"})
+    keep_stored(out, {recipe_hash for *_, recipe_hash in trials(whole)[:kept]}.__contains__)
     shutil.rmtree(cache / "members")
     assert resume(out, SilentDisplay()).finished
     assert_same(out, whole)
@@ -206,9 +206,9 @@ def test_responses_that_are_gone_stop_a_replay(folder: Path, whole: Path) -> Non
     shutil.copytree(whole, out)
     hashes = [recipe_hash for *_, recipe_hash in trials(whole)]
     number = next(n for n in range(5, TRIALS) if hashes.count(hashes[n]) == 1)
-    (out / "responses" / "search" / f"{hashes[number]}.json").unlink()
+    keep_stored(out, lambda recipe_hash: recipe_hash != hashes[number])
     (out / "confirmation.json").unlink()
-    with pytest.raises(RunError, match=rf"the responses of trial {number} are gone"):
+    with pytest.raises(RunError, match=rf"the responses of trial {number}, which .* are not in .*search\.jsonl"):
         resume(out, SilentDisplay())
 
 

@@ -28,6 +28,7 @@ from evomerge.export.card import render_card
 from evomerge.merging.stages import merge_stages
 from evomerge.recipes import Recipe, parse_recipes, read_recipes
 from evomerge.searchers import ObjectiveSpec
+from evomerge.testing.stored import stored_responses
 from evomerge.testing.tiny_experiment import SilentDisplay
 from evomerge.testing.tiny_models import tiny_family
 
@@ -286,20 +287,15 @@ def test_every_parent_is_best_at_being_itself_so_the_tree_pairs_objectives_with_
     assert [len(trials(run)) for run in (*inner(whole), whole)] == [8, 8, 10]
 
 
-def tasks_of(path: Path) -> list[str]:
-    """The tasks of a stored evaluation."""
-    return list(json.loads(json.loads(path.read_text())["outcome"]["responses"])["tasks"])
-
-
 def test_a_merge_is_scored_on_its_own_objectives_alone(whole: Path) -> None:
     nodes, asked = read_tree(whole / "tree.json"), 0
     for node, run in zip(nodes, (*inner(whole), whole), strict=True):
         recorded = Journal.read(run / "journal.log").trials()
         assert all(set(trial.objectives or {}) == set(node.objectives) for trial in recorded)
         assert all(len(trial.items) == len(node.objectives) for trial in recorded if not trial.cached)
-        for path in (run / "responses").rglob("*.json"):
-            if run != whole:
-                assert len(tasks_of(path)) == len(node.objectives)
+        for part in ("search", "confirmation"):
+            for tasks in stored_responses(run, part).values():
+                assert run == whole or len(tasks) == len(node.objectives)
         asked += sum(len(trial.objectives or {}) for trial in recorded)
     assert asked == 8 * 2 + 8 * 2 + 10 * 4  # of 26 · 4 without a tree
 

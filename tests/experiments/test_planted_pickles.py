@@ -89,10 +89,12 @@ def test_a_pickle_in_a_run_folder_is_refused_in_words(
 
 
 def test_stored_responses_that_are_a_pickle_are_evaluated_anew(finished: Path, tmp_path: Path) -> None:
-    from evomerge.experiments.evaluations import ResponseStore
+    from evomerge.experiments.response_store import ResponseStore
 
-    (tmp_path / "abc.json").write_bytes(pickle.dumps(Bomb(tmp_path / "gone-off")))
-    assert ResponseStore(tmp_path).read("abc") is None
+    line = b'{"recipe":"abc","items":null,' + pickle.dumps(Bomb(tmp_path / "gone-off")).replace(b"\n", b"") + b"\n"
+    (tmp_path / "search.jsonl").write_bytes(line)
+    assert list(ResponseStore(tmp_path, "search")) == ["abc"]
+    assert ResponseStore(tmp_path, "search").read("abc") is None
     assert not (tmp_path / "gone-off").exists()
 
 

@@ -19,6 +19,7 @@ from evomerge.experiments.journal import Journal, Trial
 from evomerge.experiments.run import resume, start
 from evomerge.experiments.schema import read_experiment
 from evomerge.experiments.summarise import summarise
+from evomerge.testing.stored import stored_responses
 from evomerge.testing.tiny_experiment import SilentDisplay, tiny_experiment
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
@@ -161,8 +162,7 @@ def test_the_same_recipe_is_evaluated_once(folder: Path) -> None:
     run_file(folder, folder / "once", "budget.trials=12", "searcher={kind: nsga2, population: 4, seed: 2}")
     recorded = Journal.read(folder / "once" / "journal.log").trials()
     hashes = [trial.recipe_hash for trial in recorded]
-    stored = {path.stem for path in (folder / "once" / "responses" / "search").iterdir()}
-    assert set(hashes) <= stored
+    assert set(hashes) <= set(stored_responses(folder / "once"))
     for trial in recorded:
         assert trial.cached == (trial.recipe_hash in hashes[: trial.number])
 

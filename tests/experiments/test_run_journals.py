@@ -17,17 +17,19 @@ from click.testing import CliRunner
 
 from evomerge.cli import cli
 from evomerge.errors import ConfigError, RunError
-from evomerge.experiments import evaluations, run_folder
 from evomerge.experiments.compared_runs import read_run
 from evomerge.experiments.front_file import read_front
 from evomerge.experiments.journal import Journal
 from evomerge.experiments.journals import server
 from evomerge.experiments.journals.address import read_address
 from evomerge.experiments.journals.server import UnreachableError, server_backend
+from evomerge.experiments.response_store import ResponseStore
 from evomerge.experiments.run import resume, start
 from evomerge.experiments.schema import read_experiment
 from evomerge.testing.servers import MissingServer, Server, free_port, postgresql_server, redis_server
+from evomerge.testing.stored import stored_responses
 from evomerge.testing.tiny_experiment import SilentDisplay, tiny_experiment
+from evomerge.workers import Outcome
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -138,7 +140,7 @@ def test_a_server_that_goes_away_for_good_loses_nothing(
                 display = StopsAt(own, 7)
                 with pytest.raises(UnreachableError, match=r"go on with `evomerge resume"):
                     run(folder, out, f"journal={own.url}", display=display)
-                assert len(list((out / "responses" / "search").iterdir())) >= 7
+                assert len(stored_responses(out)) >= 7
                 with pytest.raises(UnreachableError, match="cannot reach the journal"):
                     resume(out, SilentDisplay())
                 own.start()
@@ -177,9 +179,9 @@ def test_a_run_waits_for_a_server_that_is_started_again(folder: Path, whole: Pat
             pytest.skip(str(missing))
 
 
-def evaluated(run: Path) -> int:
-    folder = run / "responses" / "search"
-    return len(list(folder.iterdir())) if folder.exists() else 0
+def stored_count(run: Path) -> int:
+    path = run / "responses" / "search.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def command(*arguments: object) -> list[str]:
@@ -199,8 +201,8 @@ def test_runs_on_servers_killed_again_and_again_end_as_if_they_never_were(
         process = subprocess.Popen(
             command(*(("resume", out) if begun else fresh)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        wanted = evaluated(out) + moments.randint(1, 6)
-        while evaluated(out) < wanted and process.poll() is None:
+        wanted = stored_count(out) + moments.randint(1, 6)
+        while stored_count(out) < wanted and process.poll() is None:
             time.sleep(0.05)
         time.sleep(moments.uniform(0, 0.5))
         process.kill()
@@ -304,21 +306,24 @@ def test_a_run_on_a_full_disk_goes_on_once_there_is_room(folder: Path, whole: Pa
 def test_what_was_evaluated_before_the_first_trial_outlives_a_full_disk(
     folder: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept: dict[Path, int] = {}
+    write, kept = ResponseStore.write, list[str]()
 
-    def full(path: Path, data: object) -> None:
+    def full(store: ResponseStore, recipe_hash: str, outcome: Outcome) -> None:
         if len(kept) == 4:
             raise RunError("No space left on device")
-        run_folder.write_json(path, data)
-        kept[path] = path.stat().st_mtime_ns
+        write(store, recipe_hash, outcome)
+        kept.append(recipe_hash)
 
-    monkeypatch.setattr(evaluations, "write_json", full)
+    monkeypatch.setattr(ResponseStore, "write", full)
     with pytest.raises(RunError, match="No space left on device"):
         run(folder, folder / "full")
     monkeypatch.undo()
     assert resume(folder / "full", SilentDisplay()).finished
     assert outcome(folder / "full") == outcome(whole)
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept, "nothing was evaluated again"
+    lines = (folder / "full" / "responses" / "search.jsonl").read_text().splitlines()
+    hashes = [json.loads(line)["recipe"] for line in lines]
+    assert hashes[:4] == kept
+    assert len(set(hashes)) == len(hashes), "nothing was evaluated again"
 
 
 def test_resuming_does_not_depend_on_the_clock(folder: Path, whole: Path) -> None:

@@ -1,6 +1,5 @@
 """The summary of a run with estimated scores, against the responses that the run stored."""
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,6 +22,7 @@ from evomerge.fitness.irt.bank import ItemBank, ItemParameters
 from evomerge.fitness.irt.likelihood import abilities
 from evomerge.fitness.responses import TaskResponses
 from evomerge.reports.summary import ConfirmedRow, Estimates, Interval, RunSummary
+from evomerge.testing.stored import stored_responses
 from evomerge.testing.summaries import example_summary
 from evomerge.testing.tiny_experiment import SilentDisplay, tiny_experiment
 
@@ -58,14 +58,8 @@ def found(run: Path) -> Estimates:
     return estimates
 
 
-def stored(run: Path, part: str) -> dict[str, dict[str, Any]]:
-    """Read recipe hash → the tasks' responses, without the code under test."""
-    files = (run / "responses" / part).glob("*.json")
-    return {path.stem: json.loads(json.loads(path.read_text())["outcome"]["responses"])["tasks"] for path in files}
-
-
 def test_the_items_spent_are_those_of_the_stored_responses(run: Path, found: Estimates) -> None:
-    trials, calibration = stored(run, "search"), stored(run, "calibration")
+    trials, calibration = stored_responses(run, "search"), stored_responses(run, "calibration")
     assert found.evaluated == len(trials)
     assert found.merges == MERGES
     for task, spent in found.spent.items():
@@ -121,7 +115,7 @@ def test_the_card_says_how_many_items_trials_were_asked(run: Path) -> None:
     assert search is not None
     assert search.estimate is not None
     for task, ends in search.estimate.items.items():
-        counts = [len(tasks[task]["items"]) for tasks in stored(run, "search").values()]
+        counts = [len(tasks[task]["items"]) for tasks in stored_responses(run, "search").values()]
         assert ends == (min(counts), max(counts))
     assert set(search.estimate.items) == set(search.search_items)
     assert (search.estimate.merges, search.estimate.bank, search.estimate.soft) == (MERGES, "", False)

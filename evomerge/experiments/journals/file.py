@@ -16,9 +16,8 @@ from typing import Any
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from evomerge.errors import RunError
+from evomerge.experiments import lines
 from evomerge.experiments.journals.address import fsync_folder
-
-BLOCK = 1 << 16  # bytes that are looked through at a time for the end of the last whole line
 
 
 class FileBackend(JournalFileBackend):
@@ -40,7 +39,7 @@ class FileBackend(JournalFileBackend):
         data = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
         try:
             with self._locked():
-                _append(self._file_path, data)
+                lines.append(self._file_path, data)
         except OSError as error:
             raise RunError(
                 f"cannot write to {self._file_path}: {error}; free some space, then resume the run"
@@ -90,37 +89,3 @@ def _is_entry(line: bytes) -> bool:
     except ValueError:
         return False
     return isinstance(entry, dict) and "op_code" in entry
-
-
-def _append(path: str, data: bytes) -> None:
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND)
-    try:
-        end = _whole(descriptor)
-        if end < os.fstat(descriptor).st_size:
-            os.ftruncate(descriptor, end)
-        try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
-            os.fsync(descriptor)
-        except BaseException:
-            with suppress(OSError):  # then the next append cuts it, or the next opening
-                os.ftruncate(descriptor, end)
-                os.fsync(descriptor)
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def _whole(descriptor: int) -> int:
-    """Return where the last whole line of an open file ends."""
-    end = os.fstat(descriptor).st_size
-    if end and os.pread(descriptor, 1, end - 1) == b"\n":
-        return end
-    while end:
-        start = max(end - BLOCK, 0)
-        found = os.pread(descriptor, end - start, start).rfind(b"\n")
-        if found >= 0:
-            return start + found + 1
-        end = start
-    return 0
