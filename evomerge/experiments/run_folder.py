@@ -1,7 +1,7 @@
 """The run folder: everything that one experiment writes, and all that resuming it needs.
 
 experiment.yaml   the resolved experiment        journal.log    one line a finished trial, or where the journal lies
-front.jsonl       the front, kept current        responses/     per-item responses of every evaluation
+front.jsonl       the front, kept current        responses/     per-item responses of every evaluation, a line each
 confirmation.json the front on unseen items      report.html    model/   after ``evomerge export``
 amortized.json    what surrogates of objectives say, where the searcher fits them
 workers.json      what each worker is doing, while the run goes

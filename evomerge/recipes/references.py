@@ -124,8 +124,11 @@ def overrides(data: Any) -> dict[str, str]:
     Raises:
         ValueError: one model has several, or has one in some places only (mergekit takes these for two models).
     """
+    named = list(walk(data))
+    if not any(isinstance(value, Mapping) for _, value in named):
+        return {}  # at once, as recipes that are sent to workers never have one
     found: dict[str, set[str | None]] = {}
-    for place, value in walk(data):
+    for place, value in named:
         if str(place[0]).startswith("tokenizer"):
             continue  # a file is read there, whatever the architecture
         architecture = value.get("override_architecture") if isinstance(value, Mapping) else None
