@@ -22,17 +22,25 @@ class UnitBox:
     """
 
     def __init__(self, genes: Sequence[Gene]) -> None:
-        self._genes = tuple(genes)
         counts = {gene.name: _cells(gene) for gene in genes}
         self._free = tuple(gene for gene in genes if counts[gene.name] != 1)
+        self._names = tuple(gene.name for gene in self._free)
         self.cells = np.array([counts[gene.name] for gene in self._free], dtype=np.int64)
         self.dimensions = len(self._free)
+        ends = [(gene.low, gene.high) if isinstance(gene, FloatGene) else (0.0, 0.0) for gene in self._free]
+        self._low, self._high = np.array(ends, dtype=np.float64).reshape(-1, 2).T
+        self._discrete = [(n, gene) for n, gene in enumerate(self._free) if not isinstance(gene, FloatGene)]
+        self._lowest = {gene.name: _value(gene, 0.0) for gene in genes}
 
     def genome(self, point: NDArray[np.float64]) -> dict[str, Value]:
         """Return the genome at ``point``, a float64 array ``(n,)``; coordinates are clipped to [0, 1]."""
-        names = (gene.name for gene in self._free)
-        clipped = dict(zip(names, np.clip(point, 0.0, 1.0).tolist(), strict=True))
-        return {gene.name: _value(gene, clipped.get(gene.name, 0.0)) for gene in self._genes}
+        clipped = np.clip(point, 0.0, 1.0)
+        # Rounding may leave the interval by one unit in the last place.
+        scaled = np.clip(self._low + clipped * (self._high - self._low), self._low, self._high)
+        values: list[Value] = scaled.tolist()
+        for number, gene in self._discrete:
+            values[number] = _value(gene, float(clipped[number]))
+        return self._lowest | dict(zip(self._names, values, strict=True))
 
     def point(self, genome: Genome) -> NDArray[np.float64]:
         """Return a point ``(n,)`` float64 whose genome is ``genome``; of a cell, the middle."""
@@ -48,8 +56,7 @@ def _cells(gene: Gene) -> int:
 
 def _value(gene: Gene, coordinate: float) -> Value:
     if isinstance(gene, FloatGene):
-        # Rounding may leave the interval by one unit in the last place.
-        return min(max(gene.low + coordinate * (gene.high - gene.low), float(gene.low)), float(gene.high))
+        return float(gene.low + coordinate * (gene.high - gene.low))
     cell = min(int(coordinate * _cells(gene)), _cells(gene) - 1)
     return gene.choices[cell] if isinstance(gene, ChoiceGene) else gene.low + cell
 
