@@ -19,7 +19,8 @@ from evomerge.experiments.journals.address import fsync_folder
 from evomerge.workers import Outcome
 
 SUFFIX = ".jsonl"
-_BEGIN = re.compile(rb'\{"recipe":("[^"]*"),"items":("[^"]*"|null),')
+_TEXT = rb'"(?:[^"\\]|\\.)*"'
+_BEGIN = re.compile(rb'\{"recipe":(%s),"items":(%s|null),' % (_TEXT, _TEXT))
 _RESPONSES = ',"responses":'  # within strings of JSON, quotes are escaped
 _FIELDS = tuple(each.name for each in fields(Outcome) if each.name not in ("responses", "missing"))
 
