@@ -40,6 +40,7 @@ from evomerge.experiments.front_file import FrontFile
 from evomerge.experiments.identity import usual_in_flight
 from evomerge.experiments.journal import Journal, Trial
 from evomerge.experiments.loop import Candidate, drained, search
+from evomerge.experiments.threads import one_thread
 from evomerge.experiments.tracker import Tracker
 from evomerge.fitness.responses import Responses, TaskResponses
 from evomerge.recipes import Recipe
@@ -280,16 +281,17 @@ class Driver:
             tracker.progress(trials, open_, 1)
             seen(trial)
 
-        search(
-            Timed(searcher, laps, ask="ask", tell="tell"),
-            Timed(space, laps, express="express"),
-            Timed(evaluator, laps, start="start", finish="finish"),
-            recorded=drained(recorded),
-            record=record,
-            told=told,
-            budget=trials,
-            in_flight=in_flight,
-        )
+        with one_thread():
+            search(
+                Timed(searcher, laps, ask="ask", tell="tell"),
+                Timed(space, laps, express="express"),
+                Timed(evaluator, laps, start="start", finish="finish"),
+                recorded=drained(recorded),
+                record=record,
+                told=told,
+                budget=trials,
+                in_flight=in_flight,
+            )
         return tracker
 
 

@@ -34,6 +34,7 @@ from evomerge.experiments.run_loggers import RunLoggers, open_loggers
 from evomerge.experiments.run_workers import RunWorkers, open_workers
 from evomerge.experiments.schema import ExperimentConfig, write_experiment
 from evomerge.experiments.summarise import objective_infos, reference_rows
+from evomerge.experiments.threads import one_thread
 from evomerge.experiments.timings import Laps
 from evomerge.experiments.tracker import Tracker, row
 from evomerge.experiments.worker_watch import WorkerWatch, watching
@@ -251,12 +252,14 @@ def _carry_on(folder: RunFolder, prepared: Prepared, display: Display, ray_addre
         references = run.references()
         run.calibrate()
         loggers.begin(references)
-        tracker = run.search(references)
+        with one_thread():
+            tracker = run.search(references)
         done, budget = tracker.done, experiment.budget.trials
         if done < budget or (interrupts.stopping() and read_confirmation(folder.confirmation) is None):
             display.finished(f"stopped after {done} of {budget} trials")
             return Ended(folder, False, done, budget)
-        confirmation = run.confirm(tracker)
+        with one_thread():
+            confirmation = run.confirm(tracker)
         loggers.confirmed(confirmation)
         display.finished(f"{budget} trials, {len(tracker.front)} on the front; picked {confirmation.picked.label}")
     return Ended(folder, True, done, budget)
