@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="of each measurement of speed, by turns")
     parser.add_argument("--passes", type=int, default=10000, help="forward passes of each curve")
     parser.add_argument("--runs", type=int, default=10, help="seeds of each curve")
+    parser.add_argument("--their-runs", type=int, help="seeds of each of theirs, if fewer")
     parser.add_argument("--halves", action="store_true", help="start curves from the half-trained networks")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
     parser.add_argument("--out", type=Path, default=Path("digits-curves.json"))
@@ -185,7 +186,7 @@ def curves(arguments: argparse.Namespace) -> None:
                 variant=variant,
                 pretrained=arguments.halves,
                 passes=arguments.passes,
-                runs=arguments.runs,
+                runs=arguments.their_runs or arguments.runs,
                 every=EVERY,
             )
             known["theirs"] = answer["curves"]  # type: ignore[assignment]
@@ -198,14 +199,14 @@ def _print(found: dict[str, dict[str, list[list[float]]]], arguments: argparse.N
 
     rows = arguments.passes // EVERY
     shown = [n - 1 for n in sorted({max(1, rows // 10), max(1, rows // 4), max(1, rows // 2), rows})]
-    title = f"test accuracy of {arguments.runs} seeds: mean ± 1.96 standard errors"
-    table = Table("variant", "whose", *(f"{(n + 1) * EVERY} evaluations" for n in shown), title=title)
+    title = "test accuracy: mean ± 1.96 standard errors"
+    table = Table("variant", "whose", "seeds", *(f"{(n + 1) * EVERY} evaluations" for n in shown), title=title)
     for variant, sides in found.items():
         for side, values in sides.items():
             array = np.array(values)[:, shown]
             half = 1.96 * array.std(axis=0, ddof=1 if len(array) > 1 else 0) / len(array) ** 0.5
             cells = [f"{m:.3f} ± {h:.3f}" for m, h in zip(array.mean(axis=0), half, strict=True)]
-            table.add_row(variant, side, *cells)
+            table.add_row(variant, side, str(len(values)), *cells)
     Console().print(table)
 
 
