@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from evomerge.checkpoints import Checkpoint, Factors
+from evomerge.checkpoints import AdapterView, Checkpoint, Factors
 from evomerge.errors import MergeError
 from evomerge.merging import METHODS, InPlaceMerger, Parents, check_recipe, merge_to_folder
 from evomerge.merging.methods.evo_merging import largest_kept
@@ -192,12 +192,29 @@ def test_turned_weights_and_modules_that_only_some_adapt(tmp_path: Path) -> None
     np.testing.assert_allclose(ours[name].double().numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_adapters_of_different_ranks_are_refused_by_tensor(tmp_path: Path, base: Path, adapters: list[Path]) -> None:
-    other = write_adapter(tmp_path / "wide", base, 9, rank=6)
-    with pytest.raises(
-        MergeError, match=r"tensor model.layers.0\S+: evo_merging adds up adapters of one rank.* \[4, 6\]"
-    ):
-        merged(recipe(base, [f"{base}+{adapters[0]}", f"{base}+{other}"], [1.0, 1.0], [1.0, 1.0]))
+def test_adapters_of_different_ranks_are_refused_with_their_names_before_weights_are_read(
+    tmp_path: Path, base: Path, adapters: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = [write_adapter(tmp_path / name, base, 9, rank=6) for name in ("wide", "wider")]
+    models = [f"{base}+{each}" for each in (adapters[0], *wide, adapters[1])]
+    wanted = recipe(base, models, [1.0] * 4, [1.0] * 4)
+    parents = Parents.open(wanted.parents())
+    with pytest.raises(MergeError, match=r"tensor model.layers.0\S+: evo_merging .* one rank.* \[4, 6\]"):
+        dict(merge_tensors(wanted, parents))
+
+    monkeypatch.setattr(AdapterView, "_read", lambda *_: pytest.fail("weights were read"))
+    (problem,) = check_recipe(wanted, parents)
+    assert f"(rank 4: {models[0]}, {models[3]}; rank 6: {models[1]}, {models[2]})" in problem.what
+    assert "model.layers.0.mlp.down_proj.weight" in problem.what
+    assert "use task_arithmetic" in problem.suggestion
+
+
+def test_ranks_are_compared_where_adapters_meet(tmp_path: Path, base: Path, adapters: list[Path]) -> None:
+    """Not between tensors, nor with an adapter of another base, whose change is no product."""
+    elsewhere = write_adapter(tmp_path / "elsewhere", base, 9, rank=6, modules=("mlp.up_proj",))
+    foreign = write_adapter(tmp_path / "foreign", base, 9, rank=6)
+    models = [f"{base}+{adapters[0]}", f"{base}+{elsewhere}", f"{tmp_path / 'a'}+{foreign}"]
+    assert set(merged(recipe(base, models, [1.0] * 3, [1.0] * 3))) == set(Checkpoint(base).tensors)
 
 
 def test_an_adapter_of_another_base_counts_as_the_model_it_makes(
@@ -257,6 +274,6 @@ def test_factors_are_summed_with_whole_changes_of_other_models() -> None:
     generator = torch.Generator().manual_seed(1)
     base, other = torch.randn(6, 5, generator=generator), torch.randn(6, 5, generator=generator)
     down, up = torch.randn(2, 5, generator=generator), torch.randn(6, 2, generator=generator)
-    change = Factors(down, up, False, None)  # type: ignore[arg-type]
+    change = Factors(down, up)
     found = EVO([base, other], base, factors=[change, None], weight=[0.5, -1.0], density=1.0)
     torch.testing.assert_close(found, base + 0.25 * up @ down - (other - base), rtol=1e-6, atol=1e-6)
