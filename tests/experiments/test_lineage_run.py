@@ -243,6 +243,13 @@ def test_what_cannot_work_is_refused_before_any_work(folder: Path, override: str
         prepare(experiment(folder, override))
 
 
+def test_a_budget_for_the_parents_alone_is_warned_of(folder: Path) -> None:
+    (warning,) = prepare(experiment(folder, "budget.trials=3")).warnings
+    assert "the first 3 trials are the parents as they are, so 3 make no child" in warning
+    assert "budget.trials" in warning
+    assert prepare(experiment(folder, "budget.trials=4")).warnings == ()
+
+
 @pytest.mark.slow
 def test_what_a_run_would_take_is_told(folder: Path) -> None:
     found = plan(experiment(folder), folder / "planned", SilentDisplay())
