@@ -178,7 +178,15 @@ def test_the_card_and_the_report_tell_of_the_lineage(whole: Path, tmp_path: Path
     export(whole, tmp_path / "model", number)
     card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
     assert "It is made in stages" in card
-    assert summarise(whole).winner_recipe_yaml is not None
+    summary = summarise(whole)
+    assert summary.winner_recipe_yaml is not None
+    assert summary.crossing is not None
+    assert set(summary.genes) - set(summary.crossing.labels) == {"weight", "split", "mutation.scale"}
+    assert summary.pick is not None
+    genome, names = summary.trials[summary.pick].genome, dict(zip((-1, -2, -3), "abc", strict=True))
+    sources = [int(genome[gene]) for gene in ("first", "second")]
+    said = [f"the parent {names[source]}" if source < 0 else f"trial {source}" for source in sources]
+    assert summary.crossing.sources == said
 
 
 def test_recipes_of_a_run_need_its_parents_alone(whole: Path) -> None:

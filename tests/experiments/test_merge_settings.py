@@ -91,4 +91,6 @@ def test_adapters_are_merged_by_their_factors_and_refused_if_their_ranks_differ(
     )
     assert "use task_arithmetic" in problem.suggestion
     assert not (folder / "run").exists()
-    assert read_recipe(run(folder, parents("one", "two"), *settings) / "recipe.yaml").merge_method == "evo_merging"
+    exported = run(folder, parents("one", "two"), *settings, "search_space.fixed={density: 0.5}")
+    assert read_recipe(exported / "recipe.yaml").merge_method == "evo_merging"
+    assert 'granularity: global, fixed: {"density": 0.5}' in (exported / "README.md").read_text(encoding="utf-8")
