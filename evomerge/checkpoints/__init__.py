@@ -2,7 +2,7 @@
 
 from evomerge.checkpoints.adapters import AdapterView
 from evomerge.checkpoints.checkpoint import Checkpoint, all_finite
-from evomerge.checkpoints.factors import Factors
+from evomerge.checkpoints.factors import Factors, StoredFactors
 from evomerge.checkpoints.headers import TensorInfo
 from evomerge.checkpoints.naming import one_naming
 from evomerge.checkpoints.opening import open_checkpoint
@@ -29,6 +29,7 @@ __all__ = [
     "CheckpointWriter",
     "Factors",
     "FiniteView",
+    "StoredFactors",
     "TensorInfo",
     "TensorSpec",
     "TokenizerComparison",

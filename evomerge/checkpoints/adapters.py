@@ -20,7 +20,7 @@ import torch
 
 from evomerge.checkpoints.adapter_changes import AddedBias, Change, LowRank, NewRows, Replaced
 from evomerge.checkpoints.checkpoint import Checkpoint, all_finite, digest_files
-from evomerge.checkpoints.factors import Factors
+from evomerge.checkpoints.factors import Factors, StoredFactors
 from evomerge.checkpoints.headers import TensorInfo, read_header
 from evomerge.checkpoints.links import refuse_links_out
 from evomerge.checkpoints.mapping import MappedFiles
@@ -99,7 +99,7 @@ class AdapterView(CheckpointView):
             self.source.release()  # memory holds the changed tensor, not the base's beside it
         return tensor
 
-    def factors(self, name: str) -> Factors | None:
+    def factors(self, name: str) -> StoredFactors | None:
         """Return A and B where the adapter adds their product to tensor ``name`` of a plain base and does no more.
 
         Of a tensor that it leaves alone their rank is 0.
@@ -109,12 +109,14 @@ class AdapterView(CheckpointView):
             return None
         start = self.source.tensors[self._base_name(name)]
         if not changes:
-            rows = start.shape[0] if start.shape else 1
-            return Factors(torch.empty(0, math.prod(start.shape) // max(rows, 1)), torch.empty(rows, 0), False, start)
+            return StoredFactors(0, start, lambda: _no_change(start.shape))
         change = changes[0]
         if not isinstance(change, LowRank) or change.magnitude is not None:
             return None
-        return Factors(*change.pair(self._read), change.transposed, start)
+        low_rank = change
+        return StoredFactors(
+            change.first.shape[0], start, lambda: Factors(*low_rank.pair(self._read), low_rank.transposed)
+        )
 
     def release(self) -> None:
         """Forget what is mapped into memory; tensors handed out stay valid."""
@@ -314,6 +316,11 @@ def is_adapter(folder: Path) -> bool:
     return (folder / ADAPTER_CONFIG).is_file() and not (
         (folder / "config.json").is_file() and any(folder.glob("model*.safetensors"))
     )
+
+
+def _no_change(shape: tuple[int, ...]) -> Factors:
+    rows = shape[0] if shape else 1
+    return Factors(torch.empty(0, math.prod(shape) // max(rows, 1)), torch.empty(rows, 0))
 
 
 def _open(folder: Path, allow_pickle: bool) -> tuple[MappedFiles | PickledFiles, Mapping[str, TensorInfo]]:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
-from evomerge.checkpoints.factors import Factors
+from evomerge.checkpoints.factors import StoredFactors
 from evomerge.checkpoints.headers import TensorInfo, read_headers
 from evomerge.checkpoints.links import refuse_links_out
 from evomerge.checkpoints.mapping import MappedFiles
@@ -87,7 +87,7 @@ class Checkpoint:
         """Whether these are tensors alone: there is no config, or one that names no architecture of transformers."""
         return names_no_architecture(self.config)
 
-    def factors(self, name: str) -> Factors | None:
+    def factors(self, name: str) -> StoredFactors | None:
         """Return tensor ``name``'s change from its base as an adapter stores it; None where it is no such change."""
         return None
 

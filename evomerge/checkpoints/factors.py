@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
@@ -17,13 +18,26 @@ class Factors:
         down: A, of shape (rank, inputs), float32; of rank 0 where there is no change.
         up: B, of shape (outputs, rank), float32, with the adapter's scale α / r in it.
         turned: the weight is stored as (inputs, outputs).
-        start: the weight that it is a change to, as it lies in the base's file.
     """
 
     down: torch.Tensor
     up: torch.Tensor
-    turned: bool
+    turned: bool = False
+
+
+@dataclass(frozen=True)
+class StoredFactors:
+    """A change B·A that lies in a file: what headers say of it, before any number is read.
+
+    Args:
+        rank: columns of B, rows of A; 0 where there is no change.
+        start: the weight that it is a change to, as it lies in the base's file.
+        read: reads A and B.
+    """
+
+    rank: int
     start: TensorInfo
+    read: Callable[[], Factors]
 
     def changes(self, base: TensorInfo | None) -> bool:
         """Return whether ``base`` is the very tensor that this is a change to."""
@@ -32,6 +46,11 @@ class Factors:
             return False
         return base.file == start.file or base.file.resolve() == start.file.resolve()
 
-    def to(self, device: torch.device) -> Factors:
-        """Return the same on ``device``."""
-        return replace(self, down=self.down.to(device), up=self.up.to(device))
+    def on(self, device: torch.device) -> Factors:
+        """Return A and B on ``device``.
+
+        Raises:
+            CheckpointError: they hold NaN or Inf, or their file is gone.
+        """
+        found = self.read()
+        return Factors(found.down.to(device), found.up.to(device), found.turned)

@@ -14,7 +14,7 @@ from dataclasses import replace
 import torch
 
 from evomerge.checkpoints.checkpoint import Checkpoint
-from evomerge.checkpoints.factors import Factors
+from evomerge.checkpoints.factors import StoredFactors
 from evomerge.checkpoints.headers import TensorInfo
 from evomerge.checkpoints.skeleton import Skeleton, skeleton
 from evomerge.checkpoints.view import CheckpointView
@@ -96,7 +96,7 @@ class RenamedCheckpoint(CheckpointView):
             return self.source.tensor(self._renamed.get(name, name))
         return self._convert(name, {piece: self.source.tensor(piece) for piece in self._fused[name]})
 
-    def factors(self, name: str) -> Factors | None:
+    def factors(self, name: str) -> StoredFactors | None:
         """Return the source's factors of tensor ``name``, if it is stored in one piece."""
         return None if name in self._fused else self.source.factors(self._renamed.get(name, name))
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from evomerge.checkpoints.checkpoint import Checkpoint, all_finite
-from evomerge.checkpoints.factors import Factors
+from evomerge.checkpoints.factors import StoredFactors
 from evomerge.checkpoints.headers import TensorInfo
 from evomerge.errors import CheckpointError
 
@@ -83,6 +83,6 @@ class FiniteView(CheckpointView):
             raise CheckpointError(f"{self.name}: tensor {name} holds NaN or Inf; use another copy of this model")
         return tensor
 
-    def factors(self, name: str) -> Factors | None:
+    def factors(self, name: str) -> StoredFactors | None:
         """Return the source's factors, which are finite."""
         return self.source.factors(name)

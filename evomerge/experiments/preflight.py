@@ -145,7 +145,7 @@ def prepare(experiment: ExperimentConfig, *, out: Path | None = None) -> Prepare
         problems += _disk(out, fitness, experiment.budget.trials)
     if problems or parents is None or fitness is None or space is None or like is None:
         raise ConfigError(list(dict.fromkeys(problems)))
-    found = (*fitness.warnings, *overlaps(fitness), *partial_banks(fitness, banks or {}))
+    found = (*fitness.warnings, *overlaps(fitness), *partial_banks(fitness, banks or {}), *_childless(experiment))
     warnings = tuple(str(problem) for problem in found)
     return Prepared(experiment, parents, fitness, space, objectives, warnings, dtype, donor, like, banks, known)
 
@@ -174,6 +174,15 @@ def _unfit_searcher(experiment: ExperimentConfig) -> list[Problem]:
             what = f"the searcher {experiment.searcher.kind!r} learns from every item, and trials would be asked few"
         problems.append(Problem(what, experiment.where(("fitness", "estimate")), "leave out fitness.estimate"))
     return problems
+
+
+def _childless(experiment: ExperimentConfig) -> list[Problem]:
+    """Return a warning where the budget is spent before any two parents are crossed."""
+    parents, trials = len(experiment.parents), experiment.budget.trials
+    if experiment.search_space.kind != LINEAGE or trials > parents:
+        return []
+    what = f"the first {parents} trials are the parents as they are, so {trials} make no child"
+    return [Problem(what, experiment.where(("budget", "trials")), f"raise it above {parents}")]
 
 
 def _between(space: SearchSpace) -> Callable[[float], Genome] | None:

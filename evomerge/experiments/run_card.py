@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -62,6 +63,11 @@ def card_of(
     )
 
 
+def _plain(value: Any) -> str:
+    """Return a field of the experiment as YAML has it."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
 def _search(
     prepared: Prepared,
     journal: Journal,
@@ -73,7 +79,9 @@ def _search(
     searched, confirmed = prepared.fitness.items("search"), prepared.fitness.items("confirmation")
     space, searcher = experiment.search_space, experiment.searcher
     return SearchInfo(
-        search_space=", ".join(f"{key}: {value}" for key, value in space.model_dump(exclude_defaults=True).items()),
+        search_space=", ".join(
+            f"{key}: {_plain(value)}" for key, value in space.model_dump(exclude_defaults=True).items()
+        ),
         searcher=searcher.kind,
         seed=searcher.seed,
         trials=len(trials),

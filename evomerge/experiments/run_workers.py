@@ -88,9 +88,11 @@ class RunWorkers:
         experiment, placement = self._prepared.experiment, self.placement
         config = experiment.workers
         of = "" if placement.device == "cpu" else f", {placement.devices_per_worker:g} GPUs each"
-        self._display.note(
-            f"starting {placement.workers} {placement.device} workers ({placement.threads} threads each{of})"
+        workers, threads = (
+            f"{count} {word}" + "s" * (count != 1)
+            for count, word in ((placement.workers, f"{placement.device} worker"), (placement.threads, "thread"))
         )
+        self._display.note(f"starting {workers} ({threads} each{of})")
         spec = WorkerSpec(
             references=experiment.references,
             fitness=experiment.fitness.model_dump(mode="json"),

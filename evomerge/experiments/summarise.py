@@ -16,6 +16,7 @@ from evomerge.experiments.journal import Journal, Trial
 from evomerge.experiments.run_folder import RunFolder
 from evomerge.experiments.summarise_archives import archives
 from evomerge.experiments.summarise_confirmed import confirmed_row
+from evomerge.experiments.summarise_lineage import crossing
 from evomerge.experiments.summarise_stages import check_last_began, merges_of
 from evomerge.experiments.summarise_surrogates import surrogates
 from evomerge.experiments.tracker import Tracker, row
@@ -89,6 +90,7 @@ def summarise(path: Path) -> RunSummary:
         tree=merges_of(folder),
         archives=archives(experiment.searcher, journal.objectives, trials),
         kinship=_kinship(experiment.parents, facts),
+        crossing=crossing(experiment, trials, confirmation.pick if confirmation else None),
     )
     estimate = experiment.fitness.estimate
     if estimate is None:

@@ -381,7 +381,9 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def _name(row: ScoreRow) -> str:
-    return f"**{row.model}**" if row.kind == "winner" else f"{row.model} ({row.kind})"
+    if row.kind == "winner":
+        return f"**{row.model}**"
+    return row.model if row.model.startswith(row.kind) else f"{row.model} ({row.kind})"
 
 
 def _score(score: Score | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from evomerge.checkpoints import Checkpoint, CheckpointView, Factors
+from evomerge.checkpoints import Checkpoint, CheckpointView, StoredFactors
 from evomerge.recipes import Recipe
 
 
@@ -25,7 +25,7 @@ class _Renamed(CheckpointView):
         super().__init__(source)
         self.config = {**source.config, "architectures": [architecture]}
 
-    def factors(self, name: str) -> Factors | None:
+    def factors(self, name: str) -> StoredFactors | None:
         return self.source.factors(name)
 
     @property

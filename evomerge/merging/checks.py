@@ -13,6 +13,7 @@ from evomerge.merging.method import METHODS, MergeMethod, Parameter
 from evomerge.merging.optional import missing_problems, surplus_problems
 from evomerge.merging.parents import Parents, Step
 from evomerge.merging.paths import path_problems
+from evomerge.merging.ranks import rank_problems
 from evomerge.merging.statistics import recipe_problems
 from evomerge.merging.tensors import absentees, missing_parameters, recipe_of
 from evomerge.merging.tokenizer_files import template_problems
@@ -52,7 +53,12 @@ def check_recipe(recipe: Recipe, parents: Parents) -> list[Problem]:
         method = METHODS[part.merge_method]
         theirs = tuple(step for step in steps if recipe_of(recipe, step) == part)
         found += [
-            replace(p, where=f"{at}{p.where}") for p in (*_models(method, theirs), *_missing(part, method, theirs))
+            replace(p, where=f"{at}{p.where}")
+            for p in (
+                *_models(method, theirs),
+                *_missing(part, method, theirs),
+                *rank_problems(method, theirs, parents),
+            )
         ]
     found += _tensors(recipe, steps, parents)
     found += depth_problems(recipe, parents)

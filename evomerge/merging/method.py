@@ -127,7 +127,8 @@ class MergeMethod:
         ordered: the order of the models has a meaning.
         optional_base: a recipe's base, if it names one, is no input like the others either, but the method works
             without one.
-        factored: a change that a LoRA adapter makes to the base reaches it as ``factors``, not in the tensors.
+        factored: a change that a LoRA adapter makes to the base reaches it as ``factors``, not in the tensors. Recipes
+            are checked for adapters of one rank.
         cost: what a merge costs once prepared, in words.
     """
 

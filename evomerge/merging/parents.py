@@ -13,8 +13,8 @@ import torch
 
 from evomerge.checkpoints import (
     Checkpoint,
-    Factors,
     FiniteView,
+    StoredFactors,
     TensorInfo,
     one_naming,
     open_checkpoint,
@@ -163,7 +163,7 @@ class Parents:
         joined.tied = {**self.tied, **{reference: tied_tensors(member) for reference, member in members.items()}}
         return joined
 
-    def factors(self, reference: str, name: str) -> Factors | None:
+    def factors(self, reference: str, name: str) -> StoredFactors | None:
         """Return an adapter's change to a tensor as its factors, through a tie if need be; None if it is none such."""
         return self[reference].factors(self.tied[reference].get(name, name))
 

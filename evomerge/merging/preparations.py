@@ -43,8 +43,7 @@ class Preparations:
         self._folder = folder
         self._kept: dict[Hashable, Any] = {}
         self._memory = 0
-        if folder is not None:
-            _tidy(folder)
+        self._tidied = False
 
     def get(
         self,
@@ -76,6 +75,9 @@ class Preparations:
 
     def _from_file(self, file: Path, prepare: Callable[[], Any]) -> tuple[Any, bool]:
         """Return the state and whether it is mapped from a file."""
+        if not self._tidied:  # not before: most methods prepare nothing, and a folder of many files takes time
+            _tidy(file.parent)
+            self._tidied = True
         with contextlib.suppress(OSError), locked(file.with_suffix(".lock")):
             if file.is_file():
                 with contextlib.suppress(Exception):  # whatever is wrong with the file, it can be made again
@@ -125,10 +127,13 @@ def _tidy(folder: Path) -> None:
     """Make the folder, and remove what was not used for longest until it is small enough."""
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        files = sorted(((path.stat(), path) for path in folder.iterdir()), key=lambda each: -each[0].st_mtime)
-        total = 0
-        for status, path in files:
+        with os.scandir(folder) as entries:
+            files = [(entry, entry.stat()) for entry in entries]
+        if sum(status.st_size for _, status in files) > FOLDER_BYTES:
+            files.sort(key=lambda each: -each[1].st_mtime)
+        total, yesterday = 0, time.time() - 24 * 3600
+        for entry, status in files:
             total += status.st_size
-            stale = path.suffix != SUFFIX and time.time() - status.st_mtime > 24 * 3600
+            stale = status.st_mtime < yesterday and not entry.name.endswith(SUFFIX)
             if stale or total > FOLDER_BYTES:
-                path.unlink(missing_ok=True)
+                Path(entry.path).unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from evomerge.checkpoints import Factors
+from evomerge.checkpoints import StoredFactors
 from evomerge.errors import MergeError
 from evomerge.merging.chunks import over_chunks
 from evomerge.merging.folding import Factor, factors
@@ -202,7 +202,7 @@ def merge_tensor(
         copied = step.planned.base if step.planned.base in names else next(iter(names))
         return _put(fetch(str(copied), names[str(copied)]), out)
     method = METHODS[chosen.method]
-    factors = _factors(chosen, parents) if method.factored else {}
+    factors = stored_factors(chosen.base, names, parents) if method.factored else {}
     tensors = {model: fetch(model, name).to(chosen.dtype) for model, name in chosen.inputs if model not in factors}
     if factors:
         tensors |= dict.fromkeys(factors, tensors[str(chosen.base)])
@@ -222,7 +222,7 @@ def merge_tensor(
     result = torch.empty(step.shape, dtype=chosen.out_dtype) if out is None else out
     if method.factored:
         found = [factors.get(model) for model in tensors]
-        given["factors"] = [None if each is None else each.to(result.device) for each in found]
+        given["factors"] = [None if each is None else each.on(result.device) for each in found]
     try:
         if method.prepare is not None:
             given["prepared"] = preparations.get(
@@ -253,14 +253,19 @@ def merge_tensor(
     return result
 
 
-def _factors(chosen: Numbers, parents: Parents) -> dict[str, Factors]:
-    """Return, for each model that is the base with an adapter, the adapter's change to this tensor as its factors."""
-    if chosen.base is None:
+def stored_factors(base: str | None, inputs: Mapping[str, str], parents: Parents) -> dict[str, StoredFactors]:
+    """Return, for each model that is the base with an adapter, the adapter's change to one tensor.
+
+    Args:
+        base: the model that changes start from; without one there are none.
+        inputs: model → its tensor, the base's among them.
+        parents: the opened models.
+    """
+    if base is None or base not in inputs:
         return {}
-    names = dict(chosen.inputs)
-    base = parents.info(chosen.base, names[chosen.base])
-    found = {model: parents.factors(model, names[model]) for model in chosen.models}
-    return {model: each for model, each in found.items() if each is not None and each.changes(base)}
+    start = parents.info(base, inputs[base])
+    found = {model: parents.factors(model, name) for model, name in inputs.items() if model != base}
+    return {model: each for model, each in found.items() if each is not None and each.changes(start)}
 
 
 def merge_dtypes(recipe: Recipe, step: Step) -> tuple[torch.dtype, torch.dtype]:

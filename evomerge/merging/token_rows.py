@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from evomerge.checkpoints import Checkpoint, CheckpointView, Factors, TensorInfo
+from evomerge.checkpoints import Checkpoint, CheckpointView, StoredFactors, TensorInfo
 
 Read = Callable[[str, str], torch.Tensor]
 
@@ -141,7 +141,7 @@ class VocabularyView(CheckpointView):
             return self._copies[name].made(name, self._read)
         return super().tensor(self._untied.get(name, name))
 
-    def factors(self, name: str) -> Factors | None:
+    def factors(self, name: str) -> StoredFactors | None:
         """Return the source's factors of tensors that count no tokens."""
         return None if name in self._copies or name in self._untied else self.source.factors(name)
 

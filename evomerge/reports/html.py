@@ -214,7 +214,7 @@ def _figure_sections(summary: RunSummary, figures: Figures) -> dict[str, list[tu
 
 def _gene_panes(summary: RunSummary, figures: Figures) -> list[dict[str, Any]]:
     """Return one pane an objective: its name, the bars and, for genes over depth, the heat map."""
-    found = importance(summary.trials, summary.objectives)
+    found = importance(summary.trials, summary.objectives, summary.labels)
     order = {gene: index for index, gene in enumerate(summary.genes)}
     panes = []
     for index, (name, genes) in enumerate(found.items()):
@@ -238,7 +238,7 @@ def _gene_pane(
 
 
 def _gene_note(summary: RunSummary) -> str:
-    complete, genes = len(summary.complete), len(summary.genes)
+    complete, genes = len(summary.complete), len(set(summary.genes).difference(summary.labels))
     if complete < FEWEST_TRIALS:
         return f"Shown from {FEWEST_TRIALS} complete trials on."
     cut = f"The {TOP_GENES} largest of {genes} genes. " if genes > TOP_GENES else ""
@@ -250,13 +250,14 @@ def _gene_note(summary: RunSummary) -> str:
 
 
 def _winner(summary: RunSummary, figures: Figures) -> dict[str, Any] | None:
-    """Return what the pick is called, its path (None if it has none) and its genome's figures."""
+    """Return what the pick is called, its sources and its path, if it has any, and its genome's figures."""
     genomes: dict[int | None, Genome] = {trial.number: trial.genome for trial in summary.trials}
     genomes |= {row.trial: row.predicted.genome for row in summary.predictions if row.predicted}
     genome, winner = genomes.get(summary.pick), summary.winner
     if genome is None:
         return None
-    numeric = {name: float(value) for name, value in genome.items() if not isinstance(value, str)}
+    amounts = {name: value for name, value in genome.items() if name not in summary.labels}
+    numeric = {name: float(value) for name, value in amounts.items() if not isinstance(value, str)}
     table = over_depth(numeric)
     others = numeric if table is None else without_depth(numeric)
     drawn = []
@@ -266,7 +267,19 @@ def _winner(summary: RunSummary, figures: Figures) -> dict[str, Any] | None:
         drawn.append(figures.add("winner-genes", genome_figure(others)))
     label = winner.label if winner else f"trial {summary.pick}"
     predicted = winner is not None and winner.predicted is not None
-    return {"label": label, "predicted": predicted, "path": _path(summary, figures), "figures": drawn}
+    return {
+        "label": label,
+        "predicted": predicted,
+        "sources": _sources(summary.crossing.sources) if summary.crossing else "",
+        "path": _path(summary, figures),
+        "figures": drawn,
+    }
+
+
+def _sources(sources: Sequence[str]) -> str:
+    """Return in words what a trial was crossed from."""
+    found = list(dict.fromkeys(sources))
+    return f"made from {found[0]} alone" if len(found) == 1 else f"crossed from {' and '.join(found)}" if found else ""
 
 
 def _path(summary: RunSummary, figures: Figures) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -62,8 +62,15 @@ class DepthTable:
     values: tuple[tuple[float, ...], ...]
 
 
-def importance(trials: Sequence[TrialRow], objectives: Sequence[ObjectiveInfo]) -> dict[str, list[GeneImportance]]:
+def importance(
+    trials: Sequence[TrialRow], objectives: Sequence[ObjectiveInfo], without: Collection[str] = ()
+) -> dict[str, list[GeneImportance]]:
     """Return each objective's gene importances, the largest first; with several objectives, their mean's too.
+
+    Args:
+        trials: of the run.
+        objectives: of the run.
+        without: genes that are left out.
 
     Empty when fewer than ``FEWEST_TRIALS`` trials have finite objectives or no gene varies. At most
     ``MOST_TRIALS`` trials are used, evenly spaced. Deterministic.
@@ -72,7 +79,7 @@ def importance(trials: Sequence[TrialRow], objectives: Sequence[ObjectiveInfo]) 
     if len(usable) < FEWEST_TRIALS:
         return {}
     chosen = [usable[i] for i in np.unique(np.linspace(0, len(usable) - 1, MOST_TRIALS).round().astype(int))]
-    distributions = _distributions(chosen)
+    distributions = {name: found for name, found in _distributions(chosen).items() if name not in without}
     if not distributions:
         return {}
     targets = _targets(chosen, objectives)

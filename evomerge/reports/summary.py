@@ -320,6 +320,18 @@ class ParentsKinship:
 
 
 @dataclass(frozen=True)
+class Crossing:
+    """What is particular to a run whose trials are crossed from earlier ones.
+
+    ``labels`` are the genes whose numbers are names, of trials and of random draws: they are no amounts, to be drawn or
+    correlated. ``sources`` says in words what the pick was crossed from; empty before there is one.
+    """
+
+    labels: Sequence[str]
+    sources: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class RunSummary:
     """A run, finished or not.
 
@@ -332,7 +344,8 @@ class RunSummary:
     last trial, None for a single objective; ``igd_plus`` holds (trial number, IGD+ up to that trial) where a front is
     known. ``surrogates`` is None unless the searcher fits any, and before it told of them. ``tree`` holds the merges of
     a nested run, each after those that it merges. ``archives`` holds the grids of a searcher that fills niches, by what
-    their elites are judged by; elites are named by their trials. ``kinship`` is None unless the searcher asks for it.
+    their elites are judged by; elites are named by their trials. ``kinship`` is None unless the searcher asks for it,
+    ``crossing`` unless trials are crossed from earlier ones.
     """
 
     name: str
@@ -363,6 +376,12 @@ class RunSummary:
     tree: Sequence[MergeOfTwo] = ()
     archives: Mapping[str, GridArchive] = field(default_factory=dict)
     kinship: ParentsKinship | None = None
+    crossing: Crossing | None = None
+
+    @property
+    def labels(self) -> Sequence[str]:
+        """The genes whose numbers are names."""
+        return () if self.crossing is None else self.crossing.labels
 
     @property
     def complete(self) -> list[TrialRow]:

@@ -130,7 +130,7 @@ def _mutated(fields: Fields, genome: Genome, parameter: str, of_one: Fields) -> 
         return fields
     fields = of_one if len(fields["models"]) == 1 else fields
     numbers = {**fields["parameters"], parameter: genome["mutation.scale"]}
-    return {**fields, "parameters": numbers, "seed": genome["mutation.seed"]}
+    return {**fields, "parameters": numbers, "seed": genome[MUTATION_SEED]}
 
 
 def _shared(t: float) -> Genome:
@@ -139,7 +139,8 @@ def _shared(t: float) -> Genome:
 
 WEIGHTS = (FloatGene("first.weight", 0.0, 1.0, 0.5), FloatGene("second.weight", 0.0, 1.0, 0.5))
 NEAR_ONE = (FloatGene("first.weight", 0.0, 2.0, 1.0), FloatGene("second.weight", 0.0, 2.0, 1.0))
-SHAKEN = (FloatGene("mutation.scale", 0.0, 1.0, 0.0), IntGene("mutation.seed", 0, 2**31 - 1, 0))
+MUTATION_SEED = "mutation.seed"
+SHAKEN = (FloatGene("mutation.scale", 0.0, 1.0, 0.0), IntGene(MUTATION_SEED, 0, 2**31 - 1, 0))
 
 CROSSOVERS.add(
     "slerp",

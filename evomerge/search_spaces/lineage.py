@@ -22,11 +22,12 @@ from evomerge.search_spaces.base import (
     SearchSpaceKind,
     check_genome,
 )
-from evomerge.search_spaces.crossovers import CROSSOVERS, MUTATIONS
+from evomerge.search_spaces.crossovers import CROSSOVERS, MUTATION_SEED, MUTATIONS
 from evomerge.search_spaces.genes import Gene, Genome, IntGene, Value
 
 LINEAGE = "lineage"
 SOURCES = ("first", "second")
+LABELS = (*SOURCES, MUTATION_SEED)  # genes whose numbers are names: how large they are means nothing
 LAST_TRIAL = 10_000_000  # bounds must be finite
 KEPT = ("seed", "chat_template")  # of an experiment's `merge`: what a child of children can have too
 

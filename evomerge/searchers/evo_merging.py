@@ -13,6 +13,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from evomerge.errors import ConfigError, Problem
 from evomerge.search_spaces.genes import FloatGene, Gene, Genome, Value
 from evomerge.searchers.base import SEARCHERS, ObjectiveSpec, SearcherConfig, SearcherEntry, Setting
 from evomerge.searchers.box import UnitBox
@@ -50,6 +51,9 @@ class EvoMergingSearcher:
 
     The first searches the genes with the word ``density`` in their names, the second all others. A stage without genes
     that could vary is left out.
+
+    Raises:
+        ConfigError: the budget ends with the first stage.
     """
 
     def __init__(self, config: EvoMergingConfig, setting: Setting) -> None:
@@ -64,6 +68,10 @@ class EvoMergingSearcher:
         generations = math.ceil(config.denoising / config.population)
         both = bool(self._densities and self._others)
         self._left = generations * config.population if both else None  # trials to ask before the second stage
+        if self._left is not None and self._left >= setting.budget:
+            what = f"the first stage, over densities, takes all {setting.budget} trials of the budget"
+            hint = f"raise budget.trials above {self._left}, or set denoising to about a third of it"
+            raise ConfigError(Problem(what, "searcher.denoising", hint))
         self._start(self._densities or self._others)
 
     def ask(self) -> dict[str, Value] | None:

@@ -27,7 +27,9 @@ class MapElitesConfig(LineageConfig):
     bins: int = Field(10, ge=1, le=1000, description="niches of each objective")
     grid: dict[str, AxisConfig] = Field({}, description="{objective: {low, high, bins}}, where not 0, 1 and bins")
     sampling: Literal["uniform", "quality"] = Field(
-        "uniform", description="elites are crossed alike, or in proportion to their quality (Abrantes et al.)"
+        "uniform",
+        description="elites are crossed alike, or in proportion to their quality (Abrantes et al.), "
+        "where one is below 0 to how far they are above the worst",
     )
 
 
@@ -48,8 +50,8 @@ class MapElitesSearcher(LineageSearcher):
         elites = list(self.archives[QUALITY].elites.values())
         if len(elites) < 2:
             return None
-        qualities = np.array([max(elite.quality, 0.0) for elite in elites])
-        weights = qualities if self._by_quality else np.ones(len(elites))
+        qualities = np.array([elite.quality for elite in elites])
+        weights = qualities - min(qualities.min(), 0.0) if self._by_quality else np.ones(len(elites))
         first = drawn(self.generator, weights)
         return elites[first].name, elites[drawn_other(self.generator, weights, first)].name
 

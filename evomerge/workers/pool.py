@@ -231,7 +231,8 @@ class Pool:
             ready, _ = ray.wait(list(starting), num_returns=1, timeout=BUILD_SECONDS)
             if not ready:
                 raise WorkerError(
-                    f"no worker was ready after {BUILD_SECONDS:g} s; Ray has {ray.available_resources()} to offer"
+                    f"no worker was ready after {BUILD_SECONDS:g} s: Ray has no room for one (what is not taken: "
+                    f"{_left()}), or the machines are too busy to start it; try again, or with fewer workers.count"
                 )
             try:
                 self._join(starting[ready[0]])
@@ -432,6 +433,12 @@ def _sooner(timeout: float | None, left: float) -> float | None:
     """Return how long to wait; None for as long as it takes."""
     seconds = min(math.inf if timeout is None else timeout, left)
     return None if seconds == math.inf else max(0.0, seconds)
+
+
+def _left() -> str:
+    """Return what of Ray's processors no worker has taken."""
+    left = ray.available_resources()
+    return ", ".join(f"{left.get(kind, 0):g} {kind}s" for kind in ("CPU", "GPU"))
 
 
 def _reason(error: Exception) -> str:

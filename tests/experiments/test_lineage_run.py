@@ -178,7 +178,15 @@ def test_the_card_and_the_report_tell_of_the_lineage(whole: Path, tmp_path: Path
     export(whole, tmp_path / "model", number)
     card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
     assert "It is made in stages" in card
-    assert summarise(whole).winner_recipe_yaml is not None
+    summary = summarise(whole)
+    assert summary.winner_recipe_yaml is not None
+    assert summary.crossing is not None
+    assert set(summary.genes) - set(summary.crossing.labels) == {"weight", "split", "mutation.scale"}
+    assert summary.pick is not None
+    genome, names = summary.trials[summary.pick].genome, dict(zip((-1, -2, -3), "abc", strict=True))
+    sources = [int(genome[gene]) for gene in ("first", "second")]
+    said = [f"the parent {names[source]}" if source < 0 else f"trial {source}" for source in sources]
+    assert summary.crossing.sources == said
 
 
 def test_recipes_of_a_run_need_its_parents_alone(whole: Path) -> None:
@@ -241,6 +249,13 @@ def test_item_scores_are_those_of_the_items_and_higher_is_better(folder: Path, w
 def test_what_cannot_work_is_refused_before_any_work(folder: Path, override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         prepare(experiment(folder, override))
+
+
+def test_a_budget_for_the_parents_alone_is_warned_of(folder: Path) -> None:
+    (warning,) = prepare(experiment(folder, "budget.trials=3")).warnings
+    assert "the first 3 trials are the parents as they are, so 3 make no child" in warning
+    assert "budget.trials" in warning
+    assert prepare(experiment(folder, "budget.trials=4")).warnings == ()
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from evomerge.experiments.export_run import choose, export
 from evomerge.experiments.run import resume, start
 from evomerge.experiments.schema import read_experiment
 from evomerge.recipes import read_recipe
+from evomerge.testing.tiny_adapters import tiny_adapter
 from evomerge.testing.tiny_experiment import SilentDisplay, tiny_experiment
 from evomerge.testing.tiny_vocabularies import tiny_vocabularies
 
@@ -71,3 +72,25 @@ def test_methods_that_need_statistics_find_them_and_notice_others_on_resume(fold
     assert CliRunner().invoke(statistics, command).exit_code == 0
     with pytest.raises(RunError, match="the statistics"):
         resume(folder / "run", SilentDisplay(), extend_trials=1)
+
+
+def test_adapters_are_merged_by_their_factors_and_refused_if_their_ranks_differ(folder: Path) -> None:
+    base = folder / "models" / "base"
+    ranks = {"one": 4, "two": 4, "wide": 6}
+    adapters = {name: tiny_adapter(folder / name, base, rank, rank=rank) for name, rank in ranks.items()}
+    settings = ("search_space={kind: parameter, method: evo_merging, granularity: global}", f"base={base}")
+
+    def parents(*names: str) -> str:
+        return "parents={" + ", ".join(f"{name}: {base}+{adapters[name]}" for name in names) + "}"
+
+    with pytest.raises(ConfigError) as refused:
+        run(folder, parents("one", "two", "wide"), *settings)
+    (problem,) = refused.value.problems
+    assert f"rank 4: {base}+{adapters['one']}, {base}+{adapters['two']}; rank 6: {base}+{adapters['wide']}" in str(
+        problem
+    )
+    assert "use task_arithmetic" in problem.suggestion
+    assert not (folder / "run").exists()
+    exported = run(folder, parents("one", "two"), *settings, "search_space.fixed={density: 0.5}")
+    assert read_recipe(exported / "recipe.yaml").merge_method == "evo_merging"
+    assert 'granularity: global, fixed: {"density": 0.5}' in (exported / "README.md").read_text(encoding="utf-8")

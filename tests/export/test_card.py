@@ -111,7 +111,7 @@ def test_results_show_intervals_rivals_and_p_values() -> None:
     text = render_card(SEARCHED)
     assert "| **math-ja** | 0.900 [0.850, 0.940] | 0.900 |" in text
     assert "| math (parent) | 0.500 | 0.500 |" in text
-    assert "| uniform merge (uniform) | – | 0.600 |" in text
+    assert "| uniform merge | – | 0.600 |" in text
     assert "| uniform merge | mean | +0.300 [+0.210, +0.390] | < 0.001 | paired permutation |" in text
 
 

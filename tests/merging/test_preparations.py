@@ -3,10 +3,14 @@
 import os
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from evomerge.merging import METHODS, Parents, merge_tensors, preparations
 from evomerge.merging.preparations import SUFFIX, Preparations
@@ -92,8 +96,34 @@ def test_the_folder_stays_below_its_limit_and_forgets_the_oldest(tmp_path, monke
                 os.utime(file, (time.time() - 1000 + age * 100,) * 2)
                 newest = file
     monkeypatch.setattr(preparations, "FOLDER_BYTES", newest.stat().st_size + 10)
-    Preparations(tmp_path)
+    Preparations(tmp_path).get(("small",), list, lambda: (1, "a"))
     assert list(tmp_path.glob(f"*{SUFFIX}")) == [newest]
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 60), st.integers(0, 9)), unique_by=lambda f: f[1]))
+def test_the_least_recently_used_beyond_the_limit_go_and_what_was_left_behind_a_day_ago(files):
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        folder = Path(name)
+        patch.setattr(preparations, "FOLDER_BYTES", 20)
+        kept, room = set(), 20
+        for state, hours, size in sorted(files, key=lambda each: each[1]):
+            file = folder / f"{hours}{SUFFIX if state else '.partial'}"
+            file.write_bytes(b"x" * size)
+            os.utime(file, (time.time() - 3600 * hours - 60,) * 2)
+            room -= size
+            kept |= {file} if room >= 0 and (state or hours < 24) else set()
+        Preparations(folder).get(("small",), list, lambda: (1, "a"))
+        assert {path for path in folder.iterdir() if path.suffix != ".lock"} == kept
+
+
+def test_the_folder_is_looked_at_once_and_only_by_those_who_prepare(tmp_path, monkeypatch):
+    looked, scandir = [], os.scandir
+    monkeypatch.setattr(preparations.os, "scandir", lambda path: looked.append(path) or scandir(path))
+    kept = Preparations(tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+    for key in "ab":
+        kept.get((key,), list, big)
+    assert looked == [tmp_path / "kept"]
 
 
 def test_processes_that_begin_at_once_share_one_computation(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 
 from evomerge.recipes import PathStep, routed_recipe, write_recipe
 from evomerge.reports.html import render_report, write_report
-from evomerge.reports.summary import RunSummary
+from evomerge.reports.summary import Crossing, RunSummary
 from evomerge.testing.summaries import example_summary
 
 
@@ -49,6 +49,15 @@ class Page(HTMLParser):
 
 def page(summary: RunSummary) -> Page:
     return Page(render_report(summary))
+
+
+def drawn(summary: RunSummary, name: str) -> set[str]:
+    """Return the rows of a figure of bars."""
+    found = re.search(
+        rf'id="figure-{name}"[^>]*><script type="application/json">(.*?)</script>', render_report(summary)
+    )
+    assert found is not None
+    return set(json.loads(found[1])["data"][0]["y"])
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +146,23 @@ def test_many_objectives_get_a_profile_and_one_importance_pane_each() -> None:
     assert {f"pane-{index}" for index in range(5)} <= found.ids
     assert "figure-genes-depth-0" in found.ids
     assert "figure-winner-depth" in found.ids
+
+
+@pytest.mark.parametrize(
+    ("sources", "said"),
+    [
+        (("trial 7", "the parent <math>"), "It was crossed from trial 7 and the parent <math>."),
+        (("trial 7", "trial 7"), "It was made from trial 7 alone."),
+    ],
+)
+def test_numbers_that_name_trials_and_seeds_are_told_and_not_drawn(sources: tuple[str, str], said: str) -> None:
+    plain = example_summary()
+    labels = plain.genes[:2]
+    told = replace(plain, crossing=Crossing(labels, sources))
+    assert said in page(told).text
+    for figure in ("winner-genes", "genes-0"):
+        assert drawn(plain, figure) - drawn(told, figure) == set(labels)
+    assert "crossed from" not in page(plain).text
 
 
 def test_texts_from_outside_cannot_become_markup() -> None:

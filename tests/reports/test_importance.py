@@ -53,6 +53,13 @@ def test_integer_and_choice_genes_are_weighed_and_constant_ones_left_out() -> No
     assert "constant" not in found
 
 
+def test_genes_that_are_left_out_take_no_share_from_the_others() -> None:
+    rows = trials_of(120, lambda g: float(g["count"]) + 0.2 * float(g["up"]))
+    found = importance(rows, [ObjectiveInfo("score")], without=("count", "choice"))["score"]
+    assert {gene.gene for gene in found} == {"up", "down", "noise"}
+    assert math.isclose(sum(gene.share for gene in found), 1.0)
+
+
 def test_the_trend_of_a_minimised_objective_points_to_better() -> None:
     rows = trials_of(60, lambda g: -float(g["up"]))
     found = importance(rows, [ObjectiveInfo("score", "minimize")])["score"]

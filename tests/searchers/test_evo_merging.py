@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from evomerge.errors import ConfigError
 from evomerge.search_spaces.genes import FloatGene, Gene, Genome
 from evomerge.searchers import ObjectiveSpec, build_searcher, read_searcher
 from evomerge.testing.searchers import Told, drive
@@ -74,6 +75,15 @@ def test_the_first_steps_are_as_wide_as_the_authors() -> None:
     assert 0.7 < densities.min() < densities.mean() < 1
     assert weights.mean(0) == pytest.approx(1 / PARENTS, abs=0.01)
     assert weights.std(0) == pytest.approx(0.05, abs=0.006)
+
+
+@pytest.mark.parametrize("trials", [12, 30, 32])
+def test_a_budget_that_ends_before_the_second_stage_is_refused(trials: int) -> None:
+    with pytest.raises(ConfigError, match=rf"searcher.denoising.* all {trials} trials(.|\n)*above 32"):
+        run(trials, population=8, denoising=30)
+    assert len(run(33, population=8, denoising=30)) == 33
+    weights = tuple(gene for gene in GENES if gene.name.endswith("weight"))
+    assert len(run(trials, lambda genome: {"loss": 0.0}, genes=weights, population=8, denoising=30)) == trials
 
 
 @pytest.mark.parametrize("objectives", [LOSS, GAIN])

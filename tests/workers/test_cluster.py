@@ -104,7 +104,7 @@ def test_a_search_on_three_nodes_ends_as_one_on_this_machine(cluster: Cluster, t
     there = launch(file, tmp_path / "there", cluster.address)
     output = there.end()
     assert f"connected to the Ray cluster at {cluster.address}: 3 nodes, 3 CPU cores, 0 GPUs" in output
-    assert "starting 3 cpu workers (1 threads each)" in output
+    assert "starting 3 cpu workers (1 thread each)" in output
     assert len({trial.worker for trial in there.trials()}) == 3
     here = launch(file, tmp_path / "here", "local")
     here.end()

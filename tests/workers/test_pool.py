@@ -193,6 +193,14 @@ def test_nothing_submitted_is_nothing_to_wait_for(pool: Pool) -> None:
     assert pool.next(timeout=5) is None
 
 
+def test_workers_that_do_not_get_ready_say_what_may_be_the_reason(
+    spec: WorkerSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evomerge.workers.pool.BUILD_SECONDS", 0)
+    with pytest.raises(WorkerError, match=r"after 0 s: .*not taken: \S+ CPUs, 0 GPUs\), or .* busy .* fewer"):
+        Pool(spec, 1)
+
+
 def test_workers_that_cannot_be_built_say_why(spec: WorkerSpec, tmp_path: Path) -> None:
     broken = WorkerSpec({"a": str(tmp_path / "gone")}, spec.fitness, "float32", "a", "cpu", 1)
     with pytest.raises(WorkerError, match=r"a worker could not be built:(.|\n)*gone"):

@@ -75,7 +75,7 @@ def evo_merging(
     """Return the base plus the product of the summed factors, and what is no product, float32.
 
     Raises:
-        MergeError: the adapters have different ranks.
+        MergeError: the adapters have different ranks, which `evomerge.merging.checks` refuses beforehand.
     """
     start = required(base)
     changes = factors or [None] * len(tensors)

@@ -14,18 +14,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from evomerge.checkpoints import Checkpoint, Factors
+from evomerge.checkpoints import AdapterView, Checkpoint, Factors
 from evomerge.errors import MergeError
 from evomerge.merging import METHODS, InPlaceMerger, Parents, check_recipe, merge_to_folder
 from evomerge.merging.methods.evo_merging import largest_kept
 from evomerge.merging.tensors import merge_tensors
 from evomerge.recipes import Recipe
 from evomerge.testing.merge_methods import fine_tuned
+from evomerge.testing.tiny_adapters import MODULES, tiny_adapter
 from evomerge.testing.tiny_models import tiny_family
 
 EVO, TASK_ARITHMETIC = METHODS["evo_merging"], METHODS["task_arithmetic"]
-MODULES = ("self_attn.q_proj", "self_attn.o_proj", "mlp.down_proj")
-SCALE = 2.0  # of every adapter: alpha 8, rank 4
+SCALE = 2.0  # of every adapter
 Array = NDArray[np.float64]
 
 
@@ -47,24 +47,6 @@ def merged_weight(
     return np.asarray(base + scale * b_merged @ a_merged)
 
 
-def write_adapter(folder: Path, base: Path, seed: int, *, rank: int = 4, modules: tuple[str, ...] = MODULES) -> Path:
-    """Write a LoRA adapter as PEFT does; the numbers are multiples of 1/64, so that short sums are exact."""
-    tensors: dict[str, torch.Tensor] = {}
-    generator = torch.Generator().manual_seed(seed)
-    for name, info in Checkpoint(base).tensors.items():
-        module = name.removesuffix(".weight")
-        if module.endswith(modules):
-            rows, columns = info.shape
-            for part, shape in (("A", (rank, columns)), ("B", (rows, rank))):
-                numbers = torch.randint(-64, 65, shape, generator=generator) / 64
-                tensors[f"base_model.model.{module}.lora_{part}.weight"] = numbers
-    folder.mkdir()
-    save_file(tensors, folder / "adapter_model.safetensors")
-    fields = {"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "base_model_name_or_path": str(base)}
-    (folder / "adapter_config.json").write_text(json.dumps(fields))
-    return folder
-
-
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
     return tiny_family(tmp_path, "llama", parents=1)["base"]
@@ -72,7 +54,7 @@ def base(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def adapters(tmp_path: Path, base: Path) -> list[Path]:
-    return [write_adapter(tmp_path / f"adapter{seed}", base, seed) for seed in range(3)]
+    return [tiny_adapter(tmp_path / f"adapter{seed}", base, seed) for seed in range(3)]
 
 
 def recipe(base: Path, models: list[str], weight: list[float], density: list[float], **fields: Any) -> Recipe:
@@ -184,7 +166,7 @@ def test_turned_weights_and_modules_that_only_some_adapt(tmp_path: Path) -> None
         )
         fields = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "fan_in_fan_out": True}
         (folder / "adapter_config.json").write_text(json.dumps(fields))
-    alone = write_adapter(tmp_path / "elsewhere", base, 5, modules=("h.1.attn.c_proj",))
+    alone = tiny_adapter(tmp_path / "elsewhere", base, 5, modules=("h.1.attn.c_proj",))
     models = [f"{base}+{folder}" for folder in (tmp_path / "turned0", alone, tmp_path / "turned1")]
     ours = merged(recipe(base, models, [0.5, 1.0, -0.75], [0.5, 0.5, 1.0]))
     start = load_file(base / "model.safetensors")[name].double().numpy()
@@ -192,12 +174,29 @@ def test_turned_weights_and_modules_that_only_some_adapt(tmp_path: Path) -> None
     np.testing.assert_allclose(ours[name].double().numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_adapters_of_different_ranks_are_refused_by_tensor(tmp_path: Path, base: Path, adapters: list[Path]) -> None:
-    other = write_adapter(tmp_path / "wide", base, 9, rank=6)
-    with pytest.raises(
-        MergeError, match=r"tensor model.layers.0\S+: evo_merging adds up adapters of one rank.* \[4, 6\]"
-    ):
-        merged(recipe(base, [f"{base}+{adapters[0]}", f"{base}+{other}"], [1.0, 1.0], [1.0, 1.0]))
+def test_adapters_of_different_ranks_are_refused_with_their_names_before_weights_are_read(
+    tmp_path: Path, base: Path, adapters: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = [tiny_adapter(tmp_path / name, base, 9, rank=6) for name in ("wide", "wider")]
+    models = [f"{base}+{each}" for each in (adapters[0], *wide, adapters[1])]
+    wanted = recipe(base, models, [1.0] * 4, [1.0] * 4)
+    parents = Parents.open(wanted.parents())
+    with pytest.raises(MergeError, match=r"tensor model.layers.0\S+: evo_merging .* one rank.* \[4, 6\]"):
+        dict(merge_tensors(wanted, parents))
+
+    monkeypatch.setattr(AdapterView, "_read", lambda *_: pytest.fail("weights were read"))
+    (problem,) = check_recipe(wanted, parents)
+    assert f"(rank 4: {models[0]}, {models[3]}; rank 6: {models[1]}, {models[2]})" in problem.what
+    assert "model.layers.0.mlp.down_proj.weight" in problem.what
+    assert "use task_arithmetic" in problem.suggestion
+
+
+def test_ranks_are_compared_where_adapters_meet(tmp_path: Path, base: Path, adapters: list[Path]) -> None:
+    """Not between tensors, nor with an adapter of another base, whose change is no product."""
+    elsewhere = tiny_adapter(tmp_path / "elsewhere", base, 9, rank=6, modules=("mlp.up_proj",))
+    foreign = tiny_adapter(tmp_path / "foreign", base, 9, rank=6)
+    models = [f"{base}+{adapters[0]}", f"{base}+{elsewhere}", f"{tmp_path / 'a'}+{foreign}"]
+    assert set(merged(recipe(base, models, [1.0] * 3, [1.0] * 3))) == set(Checkpoint(base).tensors)
 
 
 def test_an_adapter_of_another_base_counts_as_the_model_it_makes(
@@ -257,6 +256,6 @@ def test_factors_are_summed_with_whole_changes_of_other_models() -> None:
     generator = torch.Generator().manual_seed(1)
     base, other = torch.randn(6, 5, generator=generator), torch.randn(6, 5, generator=generator)
     down, up = torch.randn(2, 5, generator=generator), torch.randn(6, 2, generator=generator)
-    change = Factors(down, up, False, None)  # type: ignore[arg-type]
+    change = Factors(down, up)
     found = EVO([base, other], base, factors=[change, None], weight=[0.5, -1.0], density=1.0)
     torch.testing.assert_close(found, base + 0.25 * up @ down - (other - base), rtol=1e-6, atol=1e-6)
