@@ -51,7 +51,7 @@ WEIGHTS = "{kind: parameter, method: task_arithmetic, granularity: global}"
 MIXTURES = "{kind: parameter, method: linear, granularity: global, weights: simplex}"
 SPLIT_SLERP = "{kind: lineage, crossover: m2n2}"
 CYCLE_QD = "{kind: lineage, crossover: cycle-qd, mutation: svd}"
-SUMS = "{kind: lineage, crossover: task_arithmetic}"
+TASK_ARITHMETIC = "{kind: lineage, crossover: task_arithmetic}"
 M2N2 = {"kind": "m2n2", "archive": 12}
 
 
@@ -81,7 +81,7 @@ ENTRIES = {
     "map-elites": Entry(SPLIT_SLERP, {"kind": "map-elites"}),
     "random, mixtures": Entry(MIXTURES, SEARCHERS["random"]),
     "nsga2, mixtures": Entry(MIXTURES, SEARCHERS["nsga2"]),
-    "m2n2, sums": Entry(SUMS, M2N2),
+    "m2n2, task arithmetic": Entry(TASK_ARITHMETIC, M2N2),
 }
 
 
@@ -159,7 +159,7 @@ def prepared_for(entry: Entry, items: int) -> Prepared:
     return prepare(experiment(PARENTS, *settings))
 
 
-def of_table(objectives: Sequence[ObjectiveSpec]) -> list[dict[str, float]]:
+def of_table() -> list[dict[str, float]]:
     """Return the rows of the dense grid: a weight for each parent, and the scores."""
     with (TABLES / f"zoo-{PARENTS}.csv").open(encoding="utf-8", newline="") as file:
         return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
@@ -184,14 +184,12 @@ def main() -> None:
     out = options.out / f"{options.items}-items"
     prepared = {name: prepared_for(ENTRIES[name], options.items) for name in options.searchers}
     one = prepare(experiment(PARENTS, f"fitness.confirmation_items={options.items}"))
-    objectives, rows = one.objectives, of_table(one.objectives)
+    objectives, rows = one.objectives, of_table()
     ends = {o.name: [row[o.name] for row in rows] for o in objectives}
     grid = {name: AxisConfig(low=min(values), high=max(values), bins=BINS) for name, values in ends.items()}
     found: dict[str, list[Measures]] = {name: [] for name in options.searchers}
     with make_display() as display, open_workers(one, display, None, lambda: None) as workers:
-        corners, volumes = of_grid(
-            Bench(one, workers.pool, out / "responses"), PARENTS, ["search", "confirmation"]
-        )
+        corners, volumes = of_grid(Bench(one, workers.pool, out / "responses"), PARENTS, ["search", "confirmation"])
         yardstick = Yardstick(objectives, corners, grid)
         for seed in range(options.seeds):
             for name in options.searchers:
