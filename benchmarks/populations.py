@@ -25,6 +25,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,7 +167,9 @@ def of_table() -> list[dict[str, float]]:
 
 
 def interval(values: np.ndarray) -> float:
-    """Return half the 95% interval of the mean (t)."""
+    """Return half the 95% interval of the mean (t), NaN of a single value."""
+    if len(values) < 2:
+        return math.nan
     return float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
 
 
