@@ -13,12 +13,17 @@ Results are kept in OUT, and what is there is not done again.
 from __future__ import annotations
 
 import argparse
+import copy
 import csv
 import json
 import math
 import statistics
 import time
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from zoo_grid import TABLES, experiment
@@ -31,7 +36,9 @@ from evomerge.experiments.loop import search
 from evomerge.experiments.preflight import Prepared, prepare
 from evomerge.experiments.run_workers import open_workers
 from evomerge.recipes import Recipe
-from evomerge.searchers import Searcher, build_searcher, read_searcher
+from evomerge.search_spaces.lineage import lineage_of
+from evomerge.searchers import SEARCHERS as KINDS
+from evomerge.searchers import Searcher, read_searcher
 from evomerge.searchers.map import AMORTIZED, MapConfig
 from evomerge.searchers.surrogates.explanation import Explains
 
@@ -54,18 +61,20 @@ class Bench:
     """Evaluates recipes once, whoever asks for them.
 
     Args:
-        prepared: the experiment.
+        prepared: the experiment. Its space is copied, as one of lineage knows the trials of one search only.
         pool: returns the workers.
         folder: for responses.
     """
 
     def __init__(self, prepared: Prepared, pool, folder: Path) -> None:
-        self.prepared = prepared
-        self.evaluations = {
-            split: Evaluations(
-                pool, FixedPlan(split, prepared.fitness, Asked(prepared.fitness.items(split), {})), folder
-            )
+        self.prepared = prepared = replace(prepared, space=copy.deepcopy(prepared.space))
+        self.lineage = lineage_of(prepared.space)
+        plans = {
+            split: FixedPlan(split, prepared.fitness, Asked(prepared.fitness.items(split), {}))
             for split in ("search", "confirmation")
+        }
+        self.evaluations = {
+            split: Evaluations(pool, plan, folder, lineage=self.lineage) for split, plan in plans.items()
         }
 
     def scores(self, recipes: list[Recipe], split: str) -> list[dict[str, float]]:
@@ -75,25 +84,30 @@ class Bench:
         assert not any(trial.failed for trial in found)
         return [trial.objectives or {} for trial in found]
 
-    def run(self, name: str, seed: int, trials: int) -> tuple[list[Trial], Searcher]:
+    def run(self, config: Mapping[str, Any], seed: int, trials: int) -> tuple[list[Trial], Searcher]:
         """Return the trials of one search, and the searcher afterwards."""
-        prepared, told = self.prepared, []
-        searcher = build_searcher(
-            read_searcher({**SEARCHERS[name], "seed": seed}),
-            prepared.space.genes,
-            prepared.objectives,
-            trials,
-            prepared.space.starting_points(),
-        )
+        prepared, evaluations = self.prepared, self.evaluations["search"]
+        experiment = prepared.experiment.model_copy(update={"searcher": read_searcher({**config, "seed": seed})})
+        searcher = replace(prepared, experiment=experiment).searcher(trials)
+        told: list[Trial] = []
+
+        def record(trial: Trial) -> None:
+            told.append(trial)
+            if self.lineage is not None:
+                self.lineage.told(trial.genome, trial.recipe_hash, failed=trial.failed)
+
         search(
             searcher,
             prepared.space,
-            self.evaluations["search"],
+            evaluations,
             recorded=[],
-            record=told.append,
+            record=record,
             told=lambda trial, open_: None,
             budget=trials,
             in_flight=IN_FLIGHT,
+            item_scores=partial(evaluations.item_scores, fitness=prepared.fitness)
+            if KINDS[experiment.searcher.kind].per_item
+            else None,
         )
         return told, searcher
 
@@ -137,7 +151,7 @@ def main() -> None:
             for name in options.searchers:
                 if f"{name} {seed}" not in found:
                     begun = time.perf_counter()
-                    told, searcher = bench.run(name, seed, options.trials)
+                    told, searcher = bench.run(SEARCHERS[name], seed, options.trials)
                     seconds = time.perf_counter() - begun
                     scores = [trial.objectives or {} for trial in told]
                     volume = bench.volume(scores, corners["search"])
