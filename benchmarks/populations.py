@@ -25,7 +25,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +46,7 @@ from evomerge.searchers.grids import AxisConfig, GridArchive, axes_of
 
 PARENTS = 3
 BINS = 10
+ROUNDED = 1e-3  # weights in the table are
 REFERENCE = "nsga2"  # what the others are tested against
 WEIGHTS = "{kind: parameter, method: task_arithmetic, granularity: global}"
 MIXTURES = "{kind: parameter, method: linear, granularity: global, weights: simplex}"
@@ -167,9 +167,7 @@ def of_table() -> list[dict[str, float]]:
 
 
 def interval(values: np.ndarray) -> float:
-    """Return half the 95% interval of the mean (t), NaN of a single value."""
-    if len(values) < 2:
-        return math.nan
+    """Return half the 95% interval of the mean (t)."""
     return float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
 
 
@@ -215,15 +213,19 @@ def tell(
 ) -> None:
     """Print the table."""
     archive = yardstick.archive(rows)
-    weights = [sum(list(rows[row].values())[:PARENTS]) for row in fronts.front(rows, yardstick.objectives)]
+    totals = np.array([list(row.values())[:PARENTS] for row in rows]).sum(axis=1)
+    on_front = totals[fronts.front(rows, yardstick.objectives)]
+    mixed = [row for row, total in zip(rows, totals, strict=True) if total < 1 + ROUNDED]
+    mixed_volume = fronts.hypervolume(mixed, yardstick.objectives, yardstick.corners["search"])
     for split, corner in yardstick.corners.items():
         told = ", ".join(f"{name} {value:g}" for name, value in corner.items())
         print(f"reference point on {split} items: {told}; hypervolume of the grid's front {volumes[split]:.4f}")
     told = ", ".join(f"{name} {axis.low:g} to {axis.high:g}" for name, axis in yardstick.grid.items())
     print(f"{archive.cells} niches: {told}; the grid's {len(rows)} merges fill {len(archive.elites)}")
     print(
-        f"weights of the {len(weights)} merges on the grid's front sum to {np.median(weights):.2f} (median), "
-        f"to at most 1 for {sum(total <= 1 for total in weights)}"
+        f"weights of the {len(on_front)} merges on the grid's front sum to {np.median(on_front):.2f} (median); the "
+        f"{len(mixed)} of the grid whose weights sum to at most 1, {np.sum(on_front < 1 + ROUNDED)} of them on the "
+        f"front, have {100 * mixed_volume / volumes['search']:.1f}% of its hypervolume"
     )
     against = {}
     if REFERENCE in found:
@@ -245,7 +247,9 @@ def tell(
 
 
 def told_as(values: np.ndarray, digits: int, unit: str = "") -> str:
-    return f"{values.mean():.{digits}f} ± {interval(values):.{digits}f}{unit}"
+    """Return the mean, with its interval where there are several values."""
+    half = f" ± {interval(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{values.mean():.{digits}f}{half}{unit}"
 
 
 if __name__ == "__main__":
