@@ -14,7 +14,8 @@ from pydantic import Field
 
 from evomerge.searchers.base import SEARCHERS, ObjectiveSpec, SearcherEntry, Setting
 from evomerge.searchers.breeding import LineageConfig, LineageSearcher
-from evomerge.searchers.grids import AxisConfig, GridArchive, axes_of
+from evomerge.searchers.grids import Axis, AxisConfig, GridArchive, axes_of
+from evomerge.searchers.results import weighted_cost
 from evomerge.searchers.sampling import drawn, drawn_other
 
 QUALITY = "quality"
@@ -28,8 +29,8 @@ class MapElitesConfig(LineageConfig):
     grid: dict[str, AxisConfig] = Field({}, description="{objective: {low, high, bins}}, where not 0, 1 and bins")
     sampling: Literal["uniform", "quality"] = Field(
         "uniform",
-        description="elites are crossed alike, or in proportion to their quality (Abrantes et al.), "
-        "where one is below 0 to how far they are above the worst",
+        description="elites are crossed alike, or in proportion to their quality (Abrantes et al.), counted from 0, or "
+        "from an end of the grid where that is worse",
     )
 
 
@@ -44,20 +45,27 @@ class MapElitesSearcher(LineageSearcher):
         super().__init__(config, setting)
         self._by_quality = config.sampling == "quality"
         self.archives = archives_of(config, setting.objectives)
+        self._nothing = _quality_of_nothing(self.archives[QUALITY].axes)
 
     def sources(self) -> tuple[int, int] | None:
         """Return two elites."""
         elites = list(self.archives[QUALITY].elites.values())
         if len(elites) < 2:
             return None
-        qualities = np.array([elite.quality for elite in elites])
-        weights = qualities - min(qualities.min(), 0.0) if self._by_quality else np.ones(len(elites))
+        qualities = np.array([max(elite.quality - self._nothing, 0.0) for elite in elites])
+        weights = qualities if self._by_quality else np.ones(len(elites))
         first = drawn(self.generator, weights)
         return elites[first].name, elites[drawn_other(self.generator, weights, first)].name
 
     def take(self, name: int, values: Mapping[str, float], items: Mapping[str, np.ndarray] | None) -> None:
         """Let the member into its niche if it is the best there."""
         self.archives[QUALITY].add(name, values)
+
+
+def _quality_of_nothing(axes: Sequence[Axis]) -> float:
+    """Return the quality that counts as none: of 0 in each objective, or of the grid's worse end where that is worse."""
+    ends = [min(axis.low, 0.0) if axis.objective.direction == "maximize" else max(axis.high, 0.0) for axis in axes]
+    return -weighted_cost([axis.objective for axis in axes], ends)
 
 
 def archives_of(config: MapElitesConfig, objectives: Sequence[ObjectiveSpec]) -> dict[str, GridArchive]:
