@@ -63,7 +63,7 @@ class MapElitesSearcher(LineageSearcher):
 
 
 def _quality_of_nothing(axes: Sequence[Axis]) -> float:
-    """Return the quality that counts as none: of 0 in each objective, or of the grid's worse end where that is worse."""
+    """Return the quality that counts as none: of 0 in each objective, or of an end of the grid that is worse."""
     ends = [min(axis.low, 0.0) if axis.objective.direction == "maximize" else max(axis.high, 0.0) for axis in axes]
     return -weighted_cost([axis.objective for axis in axes], ends)
 

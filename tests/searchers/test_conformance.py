@@ -76,6 +76,7 @@ class TestReferenceOfLineage(LineageSearcherTestCase):
 
 
 NICHES = {"near": {"low": -40.0, "high": 0.0}, "cost": {"low": 0.0, "high": 40.0}}
+WIDE = {"near": {"low": -5e18, "high": 0.0}, "cost": {"low": 0.0, "high": 5e18}}  # seeds of mutations are scored too
 POPULATIONS = {
     "kinship": {"kind": "kinship"},
     "kinship-greedy": {"kind": "kinship", "top": 2, "explore": 0},
@@ -83,7 +84,7 @@ POPULATIONS = {
     "m2n2": {"kind": "m2n2", "archive": 5},
     "m2n2-plain": {"kind": "m2n2", "archive": 5, "competition": False, "attraction": False, "split": False},
     "map-elites": {"kind": "map-elites", "bins": 4, "grid": NICHES},
-    "map-elites-quality": {"kind": "map-elites", "sampling": "quality", "grid": NICHES},
+    "map-elites-quality": {"kind": "map-elites", "sampling": "quality", "grid": WIDE},
     "cycle-qd": {"kind": "cycle-qd", "bins": 5, "aggregate": 6, "grid": NICHES},
     "cycle-qd-random": {"kind": "cycle-qd", "sampling": "random", "swap": 3, "aggregate": 0, "grid": NICHES},
 }
