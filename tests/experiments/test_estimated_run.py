@@ -5,7 +5,6 @@ import random
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from evomerge.experiments.run import resume, start
 from evomerge.experiments.schema import read_experiment
 from evomerge.fitness import Fitness, Responses
 from evomerge.fitness.estimation import estimation, read
+from evomerge.testing.stored import kill_after
 from evomerge.testing.tiny_experiment import SilentDisplay, tiny_experiment
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
@@ -172,7 +172,7 @@ def test_responses_outside_0_and_1_are_refused_in_words(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_a_race_killed_again_and_again_ends_as_if_it_never_was(folder: Path) -> None:
-    """SIGKILL of the driver at random moments, calibration included."""
+    """SIGKILL of the driver after random numbers of evaluations, calibration included."""
     runs = []
     for name, kills in (("quiet", 0), ("killed", 5)):
         out, moments = folder / name, random.Random(0)
@@ -183,9 +183,7 @@ def test_a_race_killed_again_and_again_ends_as_if_it_never_was(folder: Path) -> 
             process = subprocess.Popen(
                 [sys.executable, "-m", "evomerge", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
-            time.sleep(moments.uniform(4, 16))
-            process.kill()
-            process.wait()
+            kill_after(process, out, moments.randint(1, 20), moments.uniform(0, 0.5))
         arguments = ("resume", str(out)) if (out / "experiment.yaml").exists() else (*begin, *settings)
         subprocess.run([sys.executable, "-m", "evomerge", *arguments], check=True, capture_output=True)
         runs.append(trials(out))

@@ -19,7 +19,7 @@ from evomerge.experiments.journal import Journal, Trial
 from evomerge.experiments.run import resume, start
 from evomerge.experiments.schema import read_experiment
 from evomerge.experiments.summarise import summarise
-from evomerge.testing.stored import stored_responses
+from evomerge.testing.stored import kill_after, stored_responses
 from evomerge.testing.tiny_experiment import SilentDisplay, tiny_experiment
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
@@ -246,16 +246,14 @@ def command(*arguments: str) -> list[str]:
 
 @pytest.mark.slow
 def test_a_run_killed_again_and_again_ends_as_if_it_never_was(folder: Path, whole: Path) -> None:
-    """SIGKILL of the driver at random moments, through the command line."""
+    """SIGKILL of the driver after random numbers of evaluations, through the command line."""
     out, experiment = folder / "killed", str(folder / "experiment.yaml")
     moments = random.Random(0)
     for _ in range(5):
         begun = (out / "experiment.yaml").exists()
         arguments = ("resume", str(out)) if begun else ("run", experiment, "--out", str(out))
         process = subprocess.Popen(command(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(moments.uniform(2, 16))
-        process.kill()
-        process.wait()
+        kill_after(process, out, moments.randint(1, 6), moments.uniform(0, 0.5))
     subprocess.run(command("resume", str(out)), check=True, capture_output=True)
     fronts = [
         subprocess.run(command("front", str(run), "--json"), check=True, capture_output=True).stdout

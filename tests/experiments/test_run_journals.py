@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -27,7 +26,7 @@ from evomerge.experiments.response_store import ResponseStore
 from evomerge.experiments.run import resume, start
 from evomerge.experiments.schema import read_experiment
 from evomerge.testing.servers import MissingServer, Server, free_port, postgresql_server, redis_server
-from evomerge.testing.stored import stored_responses
+from evomerge.testing.stored import kill_after, stored_responses
 from evomerge.testing.tiny_experiment import SilentDisplay, tiny_experiment
 from evomerge.workers import Outcome
 
@@ -179,11 +178,6 @@ def test_a_run_waits_for_a_server_that_is_started_again(folder: Path, whole: Pat
             pytest.skip(str(missing))
 
 
-def stored_count(run: Path) -> int:
-    path = run / "responses" / "search.jsonl"
-    return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
 def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "evomerge", *(str(argument) for argument in arguments)]
 
@@ -201,12 +195,7 @@ def test_runs_on_servers_killed_again_and_again_end_as_if_they_never_were(
         process = subprocess.Popen(
             command(*(("resume", out) if begun else fresh)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        wanted = stored_count(out) + moments.randint(1, 6)
-        while stored_count(out) < wanted and process.poll() is None:
-            time.sleep(0.05)
-        time.sleep(moments.uniform(0, 0.5))
-        process.kill()
-        process.wait()
+        kill_after(process, out, moments.randint(1, 6), moments.uniform(0, 0.5))
     subprocess.run(command("resume", out), check=True, capture_output=True)
     assert outcome(out) == outcome(whole)
 
