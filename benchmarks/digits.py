@@ -83,7 +83,7 @@ def speed(arguments: argparse.Namespace) -> None:
         if arguments.authors:
             alone = theirs(arguments, passes=0, repeats=3000)
             found.setdefault("theirs: crossed, mutated and scored, compiled as one", []).append(1 / alone["seconds"])
-            loop = theirs(arguments, variant="m2n2", pretrained=False, passes=2000, runs=1, every=EVERY)
+            loop = theirs(arguments, variant="m2n2", pretrained=False, passes=2000, runs=1, every=EVERY, networks=[])
             found.setdefault("theirs: the whole loop (M2N2)", []).append(1 / loop["seconds"])
     for name, experiment in (("weighted sum, CMA-ES", "digits-halves"), ("M2N2", "digits-m2n2")):
         found[f"ours: a whole run, {name}"] = [of_a_run(experiment)]
@@ -188,23 +188,35 @@ def curves(arguments: argparse.Namespace) -> None:
                 passes=arguments.passes,
                 runs=arguments.their_runs or arguments.runs,
                 every=EVERY,
+                networks=_halves() if arguments.halves else [],
             )
             known["theirs"] = answer["curves"]  # type: ignore[assignment]
         arguments.out.write_text(json.dumps({"every": EVERY, "curves": found}), encoding="utf-8")
     _print(found, arguments)
 
 
+def _halves() -> list[list[float]]:
+    """Return our half-trained networks, for the authors' code to start from the same."""
+    from safetensors.torch import load_file
+
+    from evomerge.checkpoints.resolve import digits_folder
+    from evomerge.zoo.digits import HALVES, TENSOR
+
+    return [load_file(digits_folder() / name / "model.safetensors")[TENSOR].tolist() for name in HALVES]
+
+
 def _print(found: dict[str, dict[str, list[list[float]]]], arguments: argparse.Namespace) -> None:
     import numpy as np
+    from scipy import stats
 
     rows = arguments.passes // EVERY
     shown = [n - 1 for n in sorted({max(1, rows // 10), max(1, rows // 4), max(1, rows // 2), rows})]
-    title = "test accuracy: mean ± 1.96 standard errors"
+    title = "test accuracy: mean and 95% interval (t)"
     table = Table("variant", "whose", "seeds", *(f"{(n + 1) * EVERY} evaluations" for n in shown), title=title)
     for variant, sides in found.items():
         for side, values in sides.items():
             array = np.array(values)[:, shown]
-            half = 1.96 * array.std(axis=0, ddof=1 if len(array) > 1 else 0) / len(array) ** 0.5
+            half = stats.t.ppf(0.975, max(len(array) - 1, 1)) * array.std(axis=0, ddof=1) / len(array) ** 0.5
             cells = [f"{m:.3f} ± {h:.3f}" for m, h in zip(array.mean(axis=0), half, strict=True)]
             table.add_row(variant, side, str(len(values)), *cells)
     Console().print(table)

@@ -1,7 +1,7 @@
 """The authors' evolution of networks for digits, run by an interpreter that has JAX, optax and pycma.
 
 Reads a job as JSON on standard input (see digits.py): the folder of their code (github.com/SakanaAI/natural_niches),
-the variant, forward passes, seeds. Prints the accuracy on the test images after every so many passes, for each seed,
+the variant, forward passes, seeds, and the networks to start from if they are not to be random. Prints the accuracy on the test images after every so many passes, for each seed,
 and the seconds a pass. With ``"passes": 0`` it times crossover, mutation and the scores of a child alone.
 """
 
@@ -48,10 +48,12 @@ def child_seconds() -> float:
 def evolve(passes: int, runs: int) -> list:
     """Return the authors' results of the variant."""
     variant, pretrained = job["variant"], job["pretrained"]
+    networks = [jnp.asarray(numbers) for numbers in job["networks"]]
     if variant == "map-elites":
-        from map_elites_fn import run_map_elites
+        import map_elites_fn
 
-        return run_map_elites(runs, passes, False, pretrained)
+        map_elites_fn.get_pre_trained_models = lambda: networks
+        return map_elites_fn.run_map_elites(runs, passes, False, pretrained)
     if variant == "cma-es":
         import cma_es_fn
 
@@ -60,9 +62,10 @@ def evolve(passes: int, runs: int) -> list:
             x0, sigma0, {**inopts, "CMA_diagonal": True, "verbose": -9}
         )
         return cma_es_fn.run_cma_es(runs, 20, passes, False)
-    from natural_niches_fn import run_natural_niches
+    import natural_niches_fn
 
-    return run_natural_niches(
+    natural_niches_fn.get_pre_trained_models = lambda: networks
+    return natural_niches_fn.run_natural_niches(
         runs,
         20,
         passes,
