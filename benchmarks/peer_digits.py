@@ -1,8 +1,9 @@
 """The authors' evolution of networks for digits, run by an interpreter that has JAX, optax and pycma.
 
 Reads a job as JSON on standard input (see digits.py): the folder of their code (github.com/SakanaAI/natural_niches),
-the variant, forward passes, seeds, and the networks to start from if they are not to be random. Prints the accuracy on the test images after every so many passes, for each seed,
-and the seconds a pass. With ``"passes": 0`` it times crossover, mutation and the scores of a child alone.
+the variant, forward passes, seeds, and the networks to start from if they are not to be random. Prints the accuracy on
+the test images after every so many passes, for each seed, and the seconds a pass. With ``"passes": 0`` it times
+crossover, mutation and the scores of a child alone.
 """
 
 import contextlib
