@@ -198,7 +198,7 @@ def test_workers_that_do_not_get_ready_say_what_may_be_the_reason(
 ) -> None:
     monkeypatch.setattr("evomerge.workers.pool.BUILD_SECONDS", 0)
     with pytest.raises(WorkerError, match=r"after 0 s: .*not taken: \S+ CPUs, 0 GPUs\), or .* busy .* fewer"):
-        Pool(spec, 1)
+        Pool(spec, 1, retries=0)
 
 
 def test_workers_that_cannot_be_built_say_why(spec: WorkerSpec, tmp_path: Path) -> None:
